@@ -1,0 +1,55 @@
+# Everything runs from .venv, which the first target that needs it makes.
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install train test test-fast lint types directions format clean
+
+help: ## list the targets
+	@echo "usage: make TARGET [ARGS='...'] [PYTHON=python3.12]"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## make .venv and install the project with pinned versions, once
+
+# The stamp is written last, so an interrupted install is taken up again by the next make.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "PYTHON must be Python 3.11 or newer, got $(PYTHON) ($$($(PYTHON) --version 2>&1)); choose another with: make PYTHON=python3.12" >&2; \
+	  exit 1; }
+	@echo "Installing into $(VENV): this downloads several GB, once, and takes some minutes."
+	@rm -f $@
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+train: $(STAMP) ## train on the embedded data set, choose thresholds, register the model (ARGS: overrides)
+	@$(BIN)/python jobs/train_imagenet.py --recipe jobs/recipes/embedded.yaml $(ARGS)
+
+test: $(STAMP) ## run every test (ARGS: pytest's)
+	@$(BIN)/pytest $(ARGS)
+
+test-fast: $(STAMP) ## run the tests that need neither Ray nor patience
+	@$(BIN)/pytest -m "not ray and not slow" $(ARGS)
+
+lint: $(STAMP) ## check style and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(STAMP) ## check types
+	@$(BIN)/python -m mypy
+
+directions: $(STAMP) ## check who imports whom
+	@$(BIN)/lint-imports
+
+format: $(STAMP) ## rewrite the code in the project's format
+	@$(BIN)/ruff check --fix --exit-zero .
+	@$(BIN)/ruff format .
+
+clean: ## remove caches and build leftovers; keeps .venv, data, runs and MLflow's records
+	@rm -rf build dist platform/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@find platform jobs tests -type d -name __pycache__ -prune -exec rm -rf {} +
