@@ -1,0 +1,42 @@
+"""When to leave: confidence, thresholds for a budget, and the accuracy-budget front, on cached arrays alone."""
+
+from dvt.exits.budgets import checked_budgets, default_budgets, points_at_budgets, thresholds_for_budgets
+from dvt.exits.front import Front, FrontPoint, calibrated_front, measure_point, transfer_front
+from dvt.exits.report import BudgetPoint, ExitRow, FrontReport, StaticReference, make_report
+from dvt.exits.scores import ExitScores, max_probability, score_exits
+from dvt.exits.thresholds import (
+    PUBLISHED_RATIOS,
+    Thresholds,
+    candidate_thresholds,
+    exit_indices,
+    geometric_shares,
+    single_exit_thresholds,
+    thresholds_for_shares,
+)
+
+__all__ = [
+    "PUBLISHED_RATIOS",
+    "BudgetPoint",
+    "ExitRow",
+    "ExitScores",
+    "Front",
+    "FrontPoint",
+    "FrontReport",
+    "StaticReference",
+    "Thresholds",
+    "calibrated_front",
+    "candidate_thresholds",
+    "checked_budgets",
+    "default_budgets",
+    "exit_indices",
+    "geometric_shares",
+    "make_report",
+    "max_probability",
+    "measure_point",
+    "points_at_budgets",
+    "score_exits",
+    "single_exit_thresholds",
+    "thresholds_for_budgets",
+    "thresholds_for_shares",
+    "transfer_front",
+]

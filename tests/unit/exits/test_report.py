@@ -1,0 +1,73 @@
+"""The report: made from scores alone, and through JSON unchanged."""
+
+import dataclasses
+import json
+
+import pytest
+
+from dvt.config import ConfigError
+from dvt.exits import ExitRow, FrontReport, StaticReference, make_report, measure_point
+from tests.unit.exits.examples import FOUR_IMAGES, cascade_scores, costs, scores
+
+TEST = scores([[0.9, 0.3], [0.8, 0.9]], [[1, 0], [1, 1]])
+
+
+def report(static: StaticReference | None = None) -> FrontReport:
+    return make_report("embedded", (4, 7), (100, 300), FOUR_IMAGES, TEST, (120, 250), static)
+
+
+def test_a_report_worked_by_hand() -> None:
+    made = report()
+    assert made.exits == (
+        ExitRow(exit_index=1, token_grid=4, num_tokens=16, macs=100.0, test_top1=0.5),
+        ExitRow(exit_index=2, token_grid=7, num_tokens=49, macs=300.0, test_top1=1.0),
+    )
+    first, second = made.budgets
+    assert (first.budget_macs, first.calibration.macs, first.test.accuracy) == (120.0, 100.0, 0.5)
+    assert (second.calibration.macs, second.calibration.accuracy) == (200.0, 1.0)
+    assert (second.test.macs, second.test.accuracy, second.test.exit_shares) == (200.0, 1.0, (0.5, 0.5))
+    assert second.test.thresholds == second.calibration.thresholds
+    assert made.static_reference is None
+
+
+def test_test_points_have_the_calibrated_thresholds() -> None:
+    made = report()
+    expected = [measure_point(TEST, (100, 300), point.thresholds) for point in made.calibration_front.points]
+    assert list(made.test_points) == expected
+
+
+@pytest.mark.parametrize("static", [None, StaticReference(token_grid=10, macs=123.0, test_top1=0.75)])
+@pytest.mark.parametrize("num_exits", [1, 2, 3, 6])
+def test_reports_go_through_json(num_exits: int, static: StaticReference | None) -> None:
+    calibration, test = (cascade_scores(num_exits, 100, seed=seed) for seed in (0, 1))
+    made = make_report("a", range(4, 4 + num_exits), costs(num_exits), calibration, test, (1e6, 2e6), static)
+    assert FrontReport.from_dict(json.loads(json.dumps(made.to_dict(), allow_nan=False))) == made
+
+
+def test_budgets_under_the_first_exit() -> None:
+    with pytest.raises(ConfigError, match=r"^exits\.budgets_macs\.1 must be at least 100, the cost of leaving at the "):
+        make_report("embedded", (4, 7), (100, 300), FOUR_IMAGES, TEST, (100, 99))
+
+
+def test_reports_that_lack_a_field() -> None:
+    data = report().to_dict()
+    del data["exits"]
+    with pytest.raises(ValueError, match=r"^a front report must hold exits, got none$"):
+        FrontReport.from_dict(data)
+
+
+def test_reports_with_a_foreign_field() -> None:
+    data = report().to_dict()
+    data["exits"][0]["colour"] = "red"
+    with pytest.raises(ValueError, match=r"^a front report must hold the fields of FrontReport, got others \(.*colour"):
+        FrontReport.from_dict(data)
+
+
+def test_reports_whose_parts_do_not_belong_together() -> None:
+    made = report()
+    with pytest.raises(
+        ValueError, match=r"^test_points must hold one point for each of the calibration front's 3, got 1"
+    ):
+        dataclasses.replace(made, test_points=made.test_points[:1])
+    with pytest.raises(ValueError, match=r"^exits must hold one row for each threshold \(2\), got 1$"):
+        dataclasses.replace(made, exits=made.exits[:1])
