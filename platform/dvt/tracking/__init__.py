@@ -1,0 +1,32 @@
+"""The one writer and reader of MLflow: runs, metrics, fronts, models, the registry and the page that shows them."""
+
+from dvt.tracking.address import check_tracking, resolve_tracking_uri
+from dvt.tracking.errors import TrackingError, without_credentials
+from dvt.tracking.git import CodeVersion, code_version
+from dvt.tracking.page import open_page, page_command, run_page
+from dvt.tracking.registry import ModelContent, ModelRecord, log_and_register_model
+from dvt.tracking.runs import RunRecord, finish_run, log_artifacts, log_front, log_tags, open_run
+from dvt.tracking.sink import MlflowSink, MlflowSinkFactory
+
+__all__ = [
+    "CodeVersion",
+    "MlflowSink",
+    "MlflowSinkFactory",
+    "ModelContent",
+    "ModelRecord",
+    "RunRecord",
+    "TrackingError",
+    "check_tracking",
+    "code_version",
+    "finish_run",
+    "log_and_register_model",
+    "log_artifacts",
+    "log_front",
+    "log_tags",
+    "open_page",
+    "open_run",
+    "page_command",
+    "resolve_tracking_uri",
+    "run_page",
+    "without_credentials",
+]
