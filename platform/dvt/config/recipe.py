@@ -1,0 +1,230 @@
+"""`Recipe`: one run, from data to registered model, as plain frozen dataclasses.
+
+The comment behind a field is its documentation: meaning, unit and range; `dvt train --help` prints it.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dvt.config.cascade import CascadeConfig
+from dvt.config.problems import Rules
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """How training images are varied; used by `source: folder`, mixing by every source."""
+
+    crop_scale: tuple[float, float] = (0.08, 1.0)  # least and most area of the random crop, as a share of the image
+    hflip: float = 0.5  # probability of a horizontal flip
+    rand_augment: str | None = "rand-m9-mstd0.5-inc1"  # timm's RandAugment policy; null is none
+    random_erasing: float = 0.25  # probability of erasing a rectangle with noise
+    mixup: float = 0.8  # alpha of mixup; 0 is none
+    cutmix: float = 1.0  # alpha of cutmix; 0 is none
+    mix_prob: float = 1.0  # probability of mixing a batch at all
+    switch_prob: float = 0.5  # probability of cutmix where both are on
+
+    def __post_init__(self) -> None:
+        rules = Rules()
+        low, high = self.crop_scale
+        rules.require(
+            0 < low <= high <= 1,
+            "crop_scale",
+            f"must be two rising shares above 0 and at most 1, got {low:.15g}, {high:.15g}",
+        )
+        for name in ("hflip", "random_erasing", "mix_prob", "switch_prob"):
+            rules.between(name, getattr(self, name), 0, 1)
+        for name in ("mixup", "cutmix"):
+            rules.at_least(name, getattr(self, name), 0)
+        rules.enforce()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where images come from, and how they are split into train, calibration and test."""
+
+    source: Literal["embedded", "folder"] = "folder"  # cluttered digits shipped with scikit-learn, or an image folder
+    root: str | None = None  # folder that holds train/CLASS/* and val/CLASS/*; needed by source folder
+    calibration_images: int = 10_000  # images held out of train to choose thresholds on
+    train_images: int = 8_192  # scenes an epoch; source embedded only
+    test_images: int = 2_000  # scenes of the test set; source embedded only
+    seed: int = 0  # seed of the held-out split and of the embedded scenes
+    crop_pct: float = 0.875  # share of the resized side kept by the centre crop at evaluation
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"  # resampling at evaluation
+    loader_workers: int = 4  # processes that read images, per training worker; 0 reads in the training process
+    eval_batch_size: int = 128  # images a batch at evaluation
+    augment: AugmentConfig = field(default_factory=AugmentConfig)  # how training images are varied
+
+    def __post_init__(self) -> None:
+        rules = Rules()
+        for name in ("calibration_images", "train_images", "test_images", "eval_batch_size"):
+            rules.at_least(name, getattr(self, name), 1)
+        for name in ("seed", "loader_workers"):
+            rules.at_least(name, getattr(self, name), 0)
+        rules.between("crop_pct", self.crop_pct, 0.1, 1)
+        rules.enforce()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """The optimizer, from timm's factory, and its schedule: linear warm-up, cosine, cool-down."""
+
+    name: str = "adamw"  # optimizer by its name in timm
+    lr: float = 1e-3  # peak learning rate for the global batch as it is; never rescaled
+    weight_decay: float = 0.05  # decay of weights; norms, biases and position embeddings have none
+    clip_grad: float | None = None  # largest gradient norm; null does not clip
+    epochs: int = 300  # epochs up to the end of the cosine
+    warmup_epochs: float = 20  # epochs of linear warm-up, counted into epochs
+    cooldown_epochs: int = 10  # epochs at min_lr after the cosine
+    warmup_lr: float = 1e-6  # learning rate at the first step
+    min_lr: float = 1e-5  # learning rate at the end of the cosine and in the cool-down
+
+    def __post_init__(self) -> None:
+        rules = Rules()
+        rules.at_least("epochs", self.epochs, 1)
+        for name in ("weight_decay", "warmup_epochs", "cooldown_epochs", "warmup_lr", "min_lr"):
+            rules.at_least(name, getattr(self, name), 0)
+        rules.above("lr", self.lr, 0)
+        if self.clip_grad is not None:
+            rules.above("clip_grad", self.clip_grad, 0)
+        rules.require(
+            self.warmup_epochs <= self.epochs,
+            "warmup_epochs",
+            f"must be at most epochs {self.epochs}, got {self.warmup_epochs:.15g}",
+        )
+        rules.enforce()
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs of the run, cool-down included."""
+        return self.epochs + self.cooldown_epochs
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """The sum over exits of weighted cross-entropies with soft targets, and what may be added to it."""
+
+    exit_weights: tuple[float, ...] = ()  # weight of each exit's cross-entropy; none given is 1 for all
+    label_smoothing: float = 0.1  # share of the target spread evenly over all classes
+    distill_weight: float = 0.0  # weight of pulling earlier exits to the last one's probabilities, which stay detached
+    distill_temperature: float = 1.0  # temperature of both sides of the distillation
+
+    def __post_init__(self) -> None:
+        rules = Rules()
+        for index, weight in enumerate(self.exit_weights):
+            rules.at_least(f"exit_weights.{index}", weight, 0)
+        rules.between("label_smoothing", self.label_smoothing, 0, 0.99)
+        rules.at_least("distill_weight", self.distill_weight, 0)
+        rules.above("distill_temperature", self.distill_temperature, 0)
+        rules.enforce()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What one training step is, and how often its results are kept."""
+
+    micro_batch_size: int = 128  # images of one forward and backward pass of one worker
+    grad_accum_steps: int = 1  # passes added up before the optimizer steps
+    amp: Literal["auto", "off"] = "auto"  # bfloat16 autocast where the device is good at it, or float32 always
+    ema_decay: float | None = 0.99996  # decay a step of the averaged weights; null keeps none
+    seed: int = 0  # seed of weights, order, augmentation and dropout
+    init_from: str | None = None  # checkpoint folder to take weights from; heads are left out where classes differ
+    log_every_steps: int = 100  # steps between two rows of the training metrics
+
+    def __post_init__(self) -> None:
+        rules = Rules()
+        for name in ("micro_batch_size", "grad_accum_steps", "log_every_steps"):
+            rules.at_least(name, getattr(self, name), 1)
+        rules.at_least("seed", self.seed, 0)
+        if self.ema_decay is not None:
+            rules.between("ema_decay", self.ema_decay, 0, 1)
+        rules.enforce()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterConfig:
+    """What a run asks of the Ray cluster."""
+
+    num_workers: int = 1  # training workers; one process each, joined by DDP
+    use_gpu: bool = False  # whether each worker has a GPU
+    cpus_per_worker: float = 1  # CPU cores reserved for each worker
+    max_failures: int = 3  # restarts from the last checkpoint after a worker or node is lost
+
+    def __post_init__(self) -> None:
+        rules = Rules()
+        rules.at_least("num_workers", self.num_workers, 1)
+        rules.above("cpus_per_worker", self.cpus_per_worker, 0)
+        rules.at_least("max_failures", self.max_failures, 0)
+        rules.enforce()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExitsConfig:
+    """The budgets that thresholds are chosen for, and what the front is compared with."""
+
+    budgets_macs: tuple[float, ...] = ()  # mean multiply-adds an image; none given is three between first and last exit
+    static_reference: bool = False  # also train one static model of the last grid with the same recipe, for the plot
+
+    def __post_init__(self) -> None:
+        rules = Rules()
+        for index, budget in enumerate(self.budgets_macs):
+            rules.above(f"budgets_macs.{index}", budget, 0)
+        rules.enforce()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Where a run keeps its checkpoints and what MLflow calls it."""
+
+    storage_path: str = "runs"  # folder or s3:// address that every node can reach; holds one folder a run
+    name: str | None = None  # name of the run; null goes on with the unfinished run of the same recipe, or starts one
+    tracking_uri: str | None = None  # MLflow server; null is MLFLOW_TRACKING_URI or a SQLite file beside the runs
+    experiment: str = "dvt"  # MLflow experiment that the run belongs to
+    is_registered: bool = True  # whether the model is registered as dvt-<recipe> with alias candidate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One run, from data to registered model."""
+
+    name: str  # names the run and the registered model, dvt-<name>
+    cascade: CascadeConfig = field(default_factory=CascadeConfig)  # the model
+    data: DataConfig = field(default_factory=DataConfig)  # the images
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)  # the optimizer and its schedule
+    loss: LossConfig = field(default_factory=LossConfig)  # the loss
+    train: TrainConfig = field(default_factory=TrainConfig)  # the training step
+    exits: ExitsConfig = field(default_factory=ExitsConfig)  # the thresholds and the front
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)  # the workers
+    run: RunConfig = field(default_factory=RunConfig)  # the records
+
+    def __post_init__(self) -> None:
+        rules = Rules()
+        rules.require(
+            bool(self.name) and all(letter.isalnum() or letter in "_-" for letter in self.name),
+            "name",
+            f"must be letters, digits, - and _ only, got {self.name!r}",
+        )
+        rules.require(
+            len(self.loss.exit_weights) in (0, self.cascade.num_exits),
+            "loss.exit_weights",
+            f"must hold one weight for each of the {self.cascade.num_exits} stages, got {len(self.loss.exit_weights)}",
+        )
+        rules.require(
+            self.data.source != "folder" or self.data.root is not None,
+            "data.root",
+            "must name an image folder for source folder, got null; add --data.root FOLDER",
+        )
+        if self.data.source == "embedded":
+            self._check_embedded(rules)
+        if self.data.augment.mixup > 0 or self.data.augment.cutmix > 0:
+            rules.require(
+                self.train.micro_batch_size % 2 == 0,
+                "train.micro_batch_size",
+                f"must be even while mixup or cutmix is on, got {self.train.micro_batch_size}",
+            )
+        rules.enforce()
+
+    def _check_embedded(self, rules: Rules) -> None:
+        fixed = {"in_chans": 1, "num_classes": 10}
+        for name, value in fixed.items():
+            got = getattr(self.cascade, name)
+            rules.require(got == value, f"cascade.{name}", f"must be {value} for data.source embedded, got {got}")
