@@ -1,0 +1,20 @@
+"""The model: cascades of vision transformers, their variants and what they cost. Needs torch and timm only."""
+
+from dvt.models import timm_registration as _timm_registration  # noqa: F401  registers the variants with timm
+from dvt.models.cascade import Cascade
+from dvt.models.cost import StageMacs, macs_per_exit, stage_macs
+from dvt.models.resize import GridResize, axis_matrix
+from dvt.models.stage import Stage, StageOutput
+from dvt.models.variants import VARIANTS
+
+__all__ = [
+    "VARIANTS",
+    "Cascade",
+    "GridResize",
+    "Stage",
+    "StageMacs",
+    "StageOutput",
+    "axis_matrix",
+    "macs_per_exit",
+    "stage_macs",
+]

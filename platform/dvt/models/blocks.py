@@ -1,0 +1,89 @@
+"""The transformer block of every stage, with room for what an upstream stage hands on.
+
+Source: Wang et al., NeurIPS 2021, equations 3 to 6; without reuse it is timm's ViT block.
+
+Shapes: B batch, N tokens with the class token, D width, H heads, C channels of the reused context.
+"""
+
+import torch
+from timm.layers.drop import DropPath
+from timm.layers.mlp import Mlp
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dvt.config import CascadeConfig
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention that can add reused attention logits and hand on its own."""
+
+    def __init__(self, config: CascadeConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.scale = (config.embed_dim // config.num_heads) ** -0.5
+        self.qkv = nn.Linear(config.embed_dim, 3 * config.embed_dim, bias=config.qkv_bias)
+        self.proj = nn.Linear(config.embed_dim, config.embed_dim)
+
+    def forward(self, tokens: Tensor, reused: Tensor | None, hands_on: bool) -> tuple[Tensor, Tensor | None]:
+        """Attend.
+
+        Args:
+            tokens: Normalised tokens, (B, N, D).
+            reused: Attention logits of the upstream stage, resized, (B, H, N, N), or None.
+            hands_on: Whether a later stage asks for this block's attention logits.
+
+        Returns:
+            Tokens (B, N, D), and the attention logits before softmax (B, H, N, N) with what was reused in them, or
+            None if nobody asks for them.
+        """
+        qkv = self.qkv(tokens).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, H, N, D/H)
+        query, key, value = qkv.unbind(0)
+        logits = None
+        if hands_on:
+            logits = (query * self.scale) @ key.transpose(-2, -1)
+            if reused is not None:
+                logits = logits + reused
+            attended = logits.softmax(dim=-1) @ value
+        else:  # nobody needs the logits, so they need not be stored
+            mask = None if reused is None else reused.to(query.dtype)
+            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        projected: Tensor = self.proj(attended.transpose(1, 2).flatten(2))
+        return projected, logits
+
+
+class Block(nn.Module):
+    """Attention and MLP, each on a normalised residual; the MLP also reads a reused context where there is one.
+
+    Args:
+        config: The cascade's configuration.
+        context_dim: Channels of the reused context that is concatenated to the MLP's input; 0 is none.
+        drop_path: Probability of skipping each residual branch in training.
+    """
+
+    def __init__(self, config: CascadeConfig, context_dim: int, drop_path: float) -> None:
+        super().__init__()
+        dim = config.embed_dim
+        self.norm1 = nn.LayerNorm(dim, eps=config.norm_eps)
+        self.attn = Attention(config)
+        self.norm2 = nn.LayerNorm(dim + context_dim, eps=config.norm_eps)
+        self.mlp = Mlp(dim + context_dim, int(dim * config.mlp_ratio), dim)
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def forward(
+        self, tokens: Tensor, context: Tensor | None = None, reused: Tensor | None = None, hands_on: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Run the block.
+
+        Args:
+            tokens: Tokens, (B, N, D).
+            context: Context made from upstream features, (B, N, C), or None.
+            reused: Upstream attention logits for this block, (B, H, N, N), or None.
+            hands_on: Whether to return this block's attention logits.
+
+        Returns:
+            Tokens (B, N, D) and the attention logits (B, H, N, N) or None.
+        """
+        attended, logits = self.attn(self.norm1(tokens), reused, hands_on)
+        tokens = tokens + self.drop_path(attended)
+        wide = tokens if context is None else torch.cat((tokens, context), dim=-1)  # (B, N, D+C)
+        return tokens + self.drop_path(self.mlp(self.norm2(wide))), logits

@@ -1,0 +1,139 @@
+"""One stage of the cascade: a vision transformer that may start from what the stage before it computed.
+
+Source: Wang et al., NeurIPS 2021; without upstream reuse it computes what timm's `VisionTransformer` does.
+
+Shapes: B batch, c image channels, S image side, N tokens with the class token, D width, H heads, L blocks.
+"""
+
+from dataclasses import dataclass
+from itertools import chain
+
+import torch
+from timm.layers.weight_init import trunc_normal_
+from torch import Tensor, nn
+
+from dvt.config import CascadeConfig
+from dvt.models.blocks import Block
+from dvt.models.resize import GridResize
+from dvt.models.reuse import FeatureReuse, RelationReuse
+from dvt.models.tokenizers import ConvTokenizer, TokensToToken, sinusoid_table
+
+
+@dataclass(frozen=True)
+class StageOutput:
+    """What a stage gives: its prediction, and what the next stage reuses.
+
+    Attributes:
+        logits: Unnormalised predictions, (B, classes).
+        features: Tokens after the last block, before the final norm, (B, N, D).
+        relations: Attention logits that the next stage asks for, (B, blocks * H, N, N), or None.
+    """
+
+    logits: Tensor
+    features: Tensor
+    relations: Tensor | None
+
+    def select(self, index: Tensor) -> "StageOutput":
+        """The same for the images at `index` (positions or a boolean mask) only."""
+        relations = None if self.relations is None else self.relations[index]
+        return StageOutput(self.logits[index], self.features[index], relations)
+
+
+class Stage(nn.Module):
+    """One vision transformer of the cascade.
+
+    Args:
+        config: The cascade's configuration.
+        stage_index: Which stage this is, from 0.
+    """
+
+    def __init__(self, config: CascadeConfig, stage_index: int) -> None:
+        super().__init__()
+        grid, dim = config.token_grids[stage_index], config.embed_dim
+        reuse = config.reuse(stage_index)
+        is_last = stage_index + 1 == config.num_exits
+        self.num_handed_on = 0 if is_last else config.reuse(stage_index + 1).relation_upstream_depth
+
+        is_t2t = config.family == "t2t_vit"
+        self.tokenizer = TokensToToken(config, grid) if is_t2t else ConvTokenizer(config, grid)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        if is_t2t:
+            self.register_buffer("pos_embed", sinusoid_table(1 + grid * grid, dim))
+        else:
+            self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid * grid, dim))
+
+        self.has_reuse = bool(reuse.feature_depth or reuse.relation_depth)
+        if self.has_reuse:
+            self.resize = GridResize(config.token_grids[stage_index - 1], grid)
+        self.feature_reuse = nn.ModuleList(FeatureReuse(config) for _ in range(reuse.feature_depth))
+        self.relation_reuse = (
+            RelationReuse(
+                reuse.relation_upstream_depth * config.num_heads, reuse.relation_depth * config.num_heads, config
+            )
+            if reuse.relation_depth
+            else None
+        )
+        self.blocks = nn.ModuleList(
+            Block(
+                config,
+                context_dim=config.feature_reuse_dim if index < reuse.feature_depth else 0,
+                drop_path=config.drop_path * index / max(config.depth - 1, 1),
+            )
+            for index in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(dim, eps=config.norm_eps)
+        self.head = nn.Linear(dim, config.num_classes)
+        self._init_weights()
+
+    def forward(self, images: Tensor, upstream: StageOutput | None) -> StageOutput:
+        """Run the stage.
+
+        Args:
+            images: Normalised images, (B, c, S, S).
+            upstream: What the stage before gave for the same images; None for the first stage.
+
+        Returns:
+            The stage's prediction and what the next one reuses.
+
+        Raises:
+            ValueError: If the stage reuses something and there is no upstream.
+        """
+        if self.has_reuse and upstream is None:
+            raise ValueError("upstream must be what the stage before gave for the same images, got None")
+        tokens = self._tokens(images)
+        reused = self._reused(upstream)
+        kept: list[Tensor] = []
+        for index, block in enumerate(self.blocks):
+            context = None
+            if upstream is not None and index < len(self.feature_reuse):
+                context = self.feature_reuse[index](upstream.features, self.resize)
+            hands_on = index >= len(self.blocks) - self.num_handed_on
+            tokens, logits = block(tokens, context, reused[index] if index < len(reused) else None, hands_on)
+            if logits is not None:
+                kept.append(logits)
+        prediction = self.head(self.norm(tokens[:, 0]))  # the norm is per token: the others need none
+        return StageOutput(prediction, tokens, torch.cat(kept, dim=1) if kept else None)
+
+    def _tokens(self, images: Tensor) -> Tensor:
+        tokens = self.tokenizer(images)
+        tokens = torch.cat((self.cls_token.expand(len(images), -1, -1), tokens), dim=1)  # (B, N, D)
+        return tokens + self.pos_embed
+
+    def _reused(self, upstream: StageOutput | None) -> tuple[Tensor, ...]:
+        """Attention logits for the first blocks, (B, H, N, N) each."""
+        if self.relation_reuse is None or upstream is None or upstream.relations is None:
+            return ()
+        reused: tuple[Tensor, ...] = self.relation_reuse(upstream.relations, self.resize)
+        return reused
+
+    def _init_weights(self) -> None:
+        """timm's initialisation of a ViT: truncated normals of deviation 0.02, zero biases."""
+        modules = chain(self.tokenizer.modules(), self.blocks.modules(), self.feature_reuse.modules(), [self.head])
+        for module in modules:
+            if isinstance(module, nn.Linear):
+                trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        trunc_normal_(self.cls_token, std=0.02)
+        if isinstance(self.pos_embed, nn.Parameter):
+            trunc_normal_(self.pos_embed, std=0.02)

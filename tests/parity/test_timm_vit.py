@@ -1,0 +1,106 @@
+"""A stage of family `vit` that reuses nothing computes what timm's `VisionTransformer` does, with its weights."""
+
+import math
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dvt.config import CascadeConfig, StageConfig
+from dvt.models import Cascade
+
+CASES: dict[str, dict[str, Any]] = {
+    "7x7 of 224": {"image_size": 224, "grid": 7},
+    "14x14 of 224": {"image_size": 224, "grid": 14},
+    "10x10 of 224, padded": {"image_size": 224, "grid": 10},
+    "4x4 of 32, grey": {"image_size": 32, "grid": 4, "in_chans": 1},
+    "9x9 of 28, grey and padded unevenly": {"image_size": 28, "grid": 9, "in_chans": 1},
+    "no bias": {"image_size": 32, "grid": 8, "qkv_bias": False},
+    "another width": {"image_size": 48, "grid": 6, "embed_dim": 40, "num_heads": 5, "mlp_ratio": 2.5},
+    "another epsilon": {"image_size": 32, "grid": 4, "norm_eps": 1e-2},
+    "one token": {"image_size": 16, "grid": 1},
+}
+
+
+def config_of(case: dict[str, Any]) -> CascadeConfig:
+    values = {"in_chans": 3, "num_classes": 11, "embed_dim": 48, "depth": 3, "num_heads": 3} | case
+    grid = values.pop("grid")
+    # A coarser stage before it, of which it reuses nothing.
+    coarser = (StageConfig(token_grid=grid - 1),) if grid > 1 else ()
+    stage = StageConfig(token_grid=grid, feature_reuse_depth=0, relation_reuse_depth=0)
+    return CascadeConfig(**values, stages=(*coarser, stage))
+
+
+def timm_vit(config: CascadeConfig) -> VisionTransformer:
+    """timm's, with weights that leave no path at zero."""
+    grid = config.token_grids[-1]
+    patch = math.ceil(config.image_size / grid)
+    vit = VisionTransformer(
+        img_size=grid * patch,
+        patch_size=patch,
+        in_chans=config.in_chans,
+        num_classes=config.num_classes,
+        embed_dim=config.embed_dim,
+        depth=config.depth,
+        num_heads=config.num_heads,
+        mlp_ratio=config.mlp_ratio,
+        qkv_bias=config.qkv_bias,
+        norm_layer=partial(nn.LayerNorm, eps=config.norm_eps),
+    ).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in vit.named_parameters():
+            values = torch.randn(parameter.shape, generator=generator)
+            is_scale = name.endswith("weight") and parameter.ndim == 1
+            spread = 0.1 if parameter.ndim == 1 else parameter[0].numel() ** -0.5
+            parameter.copy_(float(is_scale) + spread * values)
+    return vit
+
+
+def padded(images: Tensor, config: CascadeConfig) -> Tensor:
+    """Images of the whole number of patches that timm asks for; the odd pixel of padding at the end."""
+    grid = config.token_grids[-1]
+    total = grid * math.ceil(config.image_size / grid) - config.image_size
+    return F.pad(images, (total // 2, total - total // 2) * 2)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_logits_are_timms(case: dict[str, Any]) -> None:
+    config = config_of(case)
+    vit = timm_vit(config)
+    state = {name.replace("patch_embed.", "tokenizer."): tensor for name, tensor in vit.state_dict().items()}
+    cascade = Cascade(config).eval()
+    stage_index = config.num_exits - 1
+    cascade.stages[stage_index].load_state_dict(state)  # strict: the same names, no more and no less
+    shape = (2, config.in_chans, config.image_size, config.image_size)
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = vit(padded(images, config))
+        logits = cascade(images)[stage_index]
+        features = cascade.stage(stage_index, images).features
+        expected_features = vit.forward_intermediates(
+            padded(images, config), indices=1, return_prefix_tokens=True, norm=False, intermediates_only=True
+        )[0]
+    assert expected.std() > 0.1
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
+    patches, prefix = expected_features
+    tokens = torch.cat((prefix, patches.flatten(2).transpose(1, 2)), dim=1)
+    torch.testing.assert_close(features, tokens, rtol=0, atol=1e-5)  # before the final norm
+
+
+def test_gradients_are_timms() -> None:
+    config = config_of({"image_size": 32, "grid": 4})
+    vit = timm_vit(config)
+    stage = Cascade(config).stages[1]
+    stage.load_state_dict({name.replace("patch_embed.", "tokenizer."): each for name, each in vit.state_dict().items()})
+    images = torch.randn((2, 3, 32, 32), generator=torch.Generator().manual_seed(1))
+    vit(images).square().sum().backward()
+    stage(images, None).logits.square().sum().backward()
+    ours = dict(stage.named_parameters())
+    for name, parameter in vit.named_parameters():
+        gradient = ours[name.replace("patch_embed.", "tokenizer.")].grad
+        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-4, atol=1e-4)
