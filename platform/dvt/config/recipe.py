@@ -84,6 +84,9 @@ class OptimizerConfig:
         for name in ("weight_decay", "warmup_epochs", "cooldown_epochs", "warmup_lr", "min_lr"):
             rules.at_least(name, getattr(self, name), 0)
         rules.above("lr", self.lr, 0)
+        for name in ("warmup_lr", "min_lr"):
+            rate = getattr(self, name)
+            rules.require(rate <= self.lr, name, f"must be at most lr {self.lr!r}, got {rate!r}")
         if self.clip_grad is not None:
             rules.above("clip_grad", self.clip_grad, 0)
         rules.require(
@@ -213,6 +216,11 @@ class Recipe:
             "data.root",
             "must name an image folder for source folder, got null; add --data.root FOLDER",
         )
+        for name in ("calibration_images", "test_images"):
+            count, workers = getattr(self.data, name), self.cluster.num_workers
+            rules.require(
+                count >= workers, f"data.{name}", f"must be at least cluster.num_workers {workers}, got {count}"
+            )
         if self.data.source == "embedded":
             self._check_embedded(rules)
         if self.data.augment.mixup > 0 or self.data.augment.cutmix > 0:

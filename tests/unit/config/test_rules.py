@@ -117,7 +117,9 @@ BROKEN: list[tuple[type, dict[str, Any], str]] = [
         (OptimizerConfig, {name: -1}, f"{name} must be at least 0, got -1")
         for name in ("weight_decay", "warmup_epochs", "cooldown_epochs", "warmup_lr", "min_lr")
     ),
-    (OptimizerConfig, {"lr": 0.0}, "lr must be greater than 0, got 0"),
+    (OptimizerConfig, {"lr": 0.0, "min_lr": 0.0, "warmup_lr": 0.0}, "lr must be greater than 0, got 0"),
+    (OptimizerConfig, {"lr": 1e-6}, "min_lr must be at most lr 1e-06, got 1e-05"),
+    (OptimizerConfig, {"lr": 1e-3, "warmup_lr": 2e-3}, "warmup_lr must be at most lr 0.001, got 0.002"),
     (OptimizerConfig, {"clip_grad": 0.0}, "clip_grad must be greater than 0, got 0"),
     (OptimizerConfig, {"epochs": 5}, "warmup_epochs must be at most epochs 5, got 20"),
     (LossConfig, {"exit_weights": (1.0, -2.0)}, "exit_weights.1 must be at least 0, got -2"),
@@ -140,6 +142,14 @@ BROKEN: list[tuple[type, dict[str, Any], str]] = [
         Recipe,
         {"loss": LossConfig(exit_weights=(1.0, 2.0))},
         "loss.exit_weights must hold one weight for each of the 3 stages, got 2",
+    ),
+    *(
+        (
+            Recipe,
+            {"data": DataConfig(root="x", **{name: 3}), "cluster": ClusterConfig(num_workers=4)},
+            f"data.{name} must be at least cluster.num_workers 4, got 3",
+        )
+        for name in ("calibration_images", "test_images")
     ),
     (
         Recipe,

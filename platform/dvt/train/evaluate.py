@@ -1,0 +1,61 @@
+"""Running all exits over calibration or test images, without gradients.
+
+Shapes: E exits, B batch, C classes.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from dvt.config import DataConfig
+from dvt.data import ImageSet, eval_batches
+from dvt.exits import ExitScores, score_exits
+from dvt.models import Cascade
+from dvt.train.errors import TrainingError
+
+
+def score_images(
+    model: Cascade, images: ImageSet, config: DataConfig, device: torch.device, shard: int = 0, num_shards: int = 1
+) -> ExitScores:
+    """How sure every exit is of every image of a shard, and whether it is right.
+
+    Args:
+        model: The model, on `device`; left in the mode it was in.
+        images: Calibration or test images.
+        config: Batch size and reading processes.
+        device: Where to compute.
+        shard: Which part of the images to score, from 0.
+        num_shards: Number of parts.
+
+    Raises:
+        DataError: If an image cannot be read.
+        TrainingError: If the model gives something that is no number.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        return ExitScores.join(
+            score_exits(logits, labels)
+            for logits, labels in _predictions(model, images, config, device, (shard, num_shards))
+        )
+    finally:
+        model.train(was_training)
+
+
+@torch.inference_mode()
+def _predictions(
+    model: Cascade, images: ImageSet, config: DataConfig, device: torch.device, part: tuple[int, int]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits (E, B, C) and labels (B,) of each batch of a shard."""
+    shard, num_shards = part
+    batches = eval_batches(
+        images, shard=shard, num_shards=num_shards, batch_size=config.eval_batch_size, num_workers=config.loader_workers
+    )
+    for batch in batches:
+        logits = model(batch.images.to(device, non_blocking=True))
+        if not bool(logits.isfinite().all()):
+            raise TrainingError(
+                "the model must give finite logits, got others; lower optimizer.lr or set optimizer.clip_grad"
+            )
+        yield logits, batch.labels.to(device)

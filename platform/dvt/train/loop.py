@@ -1,0 +1,217 @@
+"""The training loop: epochs of steps, measured on calibration images and checkpointed; knows nothing of Ray.
+
+A newcomer's path: `jobs/train_imagenet.py` -> `dvt/cli/train.py` -> here -> `dvt/train/step.py` -> `losses.py`.
+"""
+
+import math
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dvt.config import ConfigError, Problem, Recipe
+from dvt.data import Batch, DataSets, Mixer, batches_per_epoch, check_skipped, train_batches
+from dvt.train.checkpoint import init_from, load_checkpoint, restore, save_checkpoint
+from dvt.train.errors import TrainingError
+from dvt.train.evaluate import score_images
+from dvt.train.state import TrainingState
+from dvt.train.step import Stepper, StepSums
+
+BEST_METRIC = "calibration/top1_mean"  # the checkpoint with the highest one is kept besides the last
+
+
+@dataclass(frozen=True)
+class Worker:
+    """This process among the training workers."""
+
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
+
+
+class Reporter(Protocol):
+    """How the loop tells the world what it reached, and finds out what an earlier try of the same run reached."""
+
+    def latest(self) -> AbstractContextManager[Path | None]:
+        """The folder of the run's last checkpoint while the context lasts; None if there is none yet."""
+
+    def report(self, metrics: Mapping[str, float], step: int, checkpoint: Path | None) -> None:
+        """Tell metrics; called by all workers at the same step, with a checkpoint by rank 0 only."""
+
+
+def train_cascade(recipe: Recipe, data: DataSets, worker: Worker, reporter: Reporter) -> None:
+    """Train from the last checkpoint of this run, or from the start, to the last epoch.
+
+    The same number of steps gives the same weights, bit for bit on one CPU worker, however often it was interrupted.
+
+    Args:
+        recipe: The run.
+        data: Its images.
+        worker: This process; a process group must be up where there are several.
+        reporter: Takes metrics and checkpoints.
+
+    Raises:
+        CheckpointError: If a checkpoint cannot be read or written.
+        ConfigError: If an epoch has too few images for one step.
+        DataError: If too many training images, or any calibration image, cannot be read.
+        TrainingError: If the loss is no number any more.
+    """
+    steps_per_epoch = count_steps_per_epoch(recipe, len(data.train), worker.world_size)
+    state = _start(recipe, steps_per_epoch, worker, reporter)
+    mixer = Mixer(recipe.data.augment, recipe.loss, recipe.cascade.num_classes)
+    stepper = Stepper(recipe, _wrap(state.model, worker), state, mixer, worker.device, worker.rank)
+    for epoch in range(state.step // steps_per_epoch, recipe.optimizer.total_epochs):
+        metrics = _run_epoch(stepper, data, epoch, steps_per_epoch, worker, reporter)
+        metrics |= _measure(state, recipe, data, worker)
+        with tempfile.TemporaryDirectory(prefix="dvt-") as scratch:
+            folder = Path(scratch) / "checkpoint"
+            if worker.rank == 0:
+                save_checkpoint(folder, state, recipe)
+            reporter.report(metrics | {"epoch": epoch + 1}, state.step, checkpoint=folder if worker.rank == 0 else None)
+
+
+def count_steps_per_epoch(recipe: Recipe, num_images: int, world_size: int) -> int:
+    """Optimizer steps of an epoch; what does not fill a step on each worker is left out.
+
+    Raises:
+        ConfigError: If there are not enough images for one step.
+    """
+    batches = batches_per_epoch(num_images, world_size=world_size, batch_size=recipe.train.micro_batch_size)
+    accum = recipe.train.grad_accum_steps
+    if accum > batches:
+        rule = f"must be at most {batches}, the micro-batches of each worker in an epoch, got {accum}"
+        raise ConfigError([Problem("train.grad_accum_steps", rule)])
+    return batches // accum
+
+
+def _start(recipe: Recipe, steps_per_epoch: int, worker: Worker, reporter: Reporter) -> TrainingState:
+    state = TrainingState.create(recipe, steps_per_epoch, worker.device)
+    with reporter.latest() as folder:
+        if folder is not None:
+            restore(state, load_checkpoint(folder), recipe)
+        elif recipe.train.init_from is not None:
+            init_from(state.model, Path(recipe.train.init_from))
+            if state.ema is not None:
+                state.ema.set(state.model)
+    return state
+
+
+def _wrap(model: nn.Module, worker: Worker) -> nn.Module:
+    if worker.world_size == 1:
+        return model
+    # Every parameter takes part in every step, so no search for unused ones is needed.
+    devices = [worker.device] if worker.device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+
+
+def _run_epoch(
+    stepper: Stepper, data: DataSets, epoch: int, steps_per_epoch: int, worker: Worker, reporter: Reporter
+) -> dict[str, float]:
+    """Take the epoch's remaining steps; returns the metrics that were not reported yet."""
+    recipe, state = stepper.recipe, stepper.state
+    accum = recipe.train.grad_accum_steps
+    done = state.step - epoch * steps_per_epoch
+    batches = train_batches(
+        data,
+        epoch=epoch,
+        first_batch=done * accum,
+        rank=worker.rank,
+        world_size=worker.world_size,
+        batch_size=recipe.train.micro_batch_size,
+        seed=recipe.train.seed,
+        num_workers=recipe.data.loader_workers,
+    )
+    timed = _Timed(batches)
+    stepper.model.train()
+    sums, skipped = StepSums.zeros(recipe.cascade.num_exits, worker.device), set[str]()
+    for index in range(done, steps_per_epoch):
+        stepper.step([next(timed) for _ in range(accum)], sums)
+        is_last = index + 1 == steps_per_epoch
+        if is_last or state.step % recipe.train.log_every_steps == 0:
+            skipped |= _gather_names(sums.skipped, worker)
+            metrics = _train_metrics(stepper, sums, timed, worker) | {"data/skipped_images": len(skipped)}
+            check_skipped(skipped, len(data.train))
+            if is_last:
+                return metrics
+            reporter.report(metrics, state.step, checkpoint=None)
+            sums, timed = StepSums.zeros(recipe.cascade.num_exits, worker.device), _Timed(batches)
+    return {}
+
+
+class _Timed(Iterator[Batch]):
+    """Batches, with the time spent waiting for them and the time since the first was asked for, in seconds."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches = batches
+        self._start = time.perf_counter()
+        self.waited_s = 0.0
+
+    def __next__(self) -> Batch:
+        asked = time.perf_counter()
+        batch = next(self._batches)
+        self.waited_s += time.perf_counter() - asked
+        return batch
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.perf_counter() - self._start
+
+
+def _train_metrics(stepper: Stepper, sums: StepSums, timed: _Timed, worker: Worker) -> dict[str, float]:
+    """What the steps since the last log came to, over all workers."""
+    counts = sums.loss.new_tensor([sums.images, sums.micro_batches])
+    totals = _add_up(torch.cat((sums.loss[None], sums.per_exit, sums.correct, counts)), worker)
+    loss, *rest, images, micro_batches = totals.tolist()
+    num_exits = len(sums.per_exit)
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"the loss must stay a number, got {loss} up to step {stepper.state.step}; "
+            f"lower optimizer.lr or set optimizer.clip_grad"
+        )
+    metrics = {
+        "train/loss": loss / micro_batches,
+        "train/lr": stepper.state.optimizer.param_groups[0]["lr"],
+        "train/images_per_s": images / timed.elapsed_s,
+        "train/data_wait_s": timed.waited_s,
+    }
+    for index in range(num_exits):
+        metrics[f"train/exit_{index + 1}/loss"] = rest[index] / micro_batches
+        metrics[f"train/exit_{index + 1}/top1"] = rest[num_exits + index] / images
+    if worker.device.type == "cuda":
+        metrics["train/gpu_memory_gib"] = torch.cuda.max_memory_allocated(worker.device) / 2**30
+    return metrics
+
+
+def _measure(state: TrainingState, recipe: Recipe, data: DataSets, worker: Worker) -> dict[str, float]:
+    """Top-1 of every exit on the calibration images; the test images are not touched before the end."""
+    scores = score_images(
+        state.evaluated_model, data.calibration, recipe.data, worker.device, worker.rank, worker.world_size
+    )
+    correct = torch.from_numpy(scores.correct).sum(dim=1)
+    totals = _add_up(torch.cat((correct, correct.new_tensor([scores.num_images]))).double().to(worker.device), worker)
+    *per_exit, images = totals.tolist()
+    top1 = [correct / images for correct in per_exit]
+    metrics = {f"calibration/exit_{index}/top1": value for index, value in enumerate(top1, start=1)}
+    return metrics | {BEST_METRIC: sum(top1) / len(top1)}
+
+
+def _add_up(values: Tensor, worker: Worker) -> Tensor:
+    """The sum over all workers."""
+    if worker.world_size > 1:
+        distributed.all_reduce(values)
+    return values
+
+
+def _gather_names(names: list[str], worker: Worker) -> set[str]:
+    """The names that any worker has."""
+    gathered: list[list[str]] = [names] * worker.world_size
+    if worker.world_size > 1:
+        distributed.all_gather_object(gathered, names)
+    return {name for part in gathered for name in part}

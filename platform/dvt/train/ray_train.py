@@ -1,0 +1,292 @@
+"""Training on a Ray cluster: the one file here that knows Ray.
+
+Ray Train starts the workers, joins them by DDP, restarts them after a failure and keeps the last and the best
+checkpoint; Ray tasks measure the trained model on calibration and test images.
+"""
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import pyarrow.fs
+import ray
+import torch
+from ray import train as ray_train
+from ray.exceptions import RayTaskError
+from ray.train.torch import TorchTrainer, get_device
+from ray.train.v2.api.callback import UserCallback
+
+from dvt.config import ConfigError, Recipe, recipe_from_dict, to_dict
+from dvt.data import DataError, open_data
+from dvt.exits import ExitScores
+from dvt.train.checkpoint import load_model
+from dvt.train.errors import CheckpointError, TrainingError
+from dvt.train.evaluate import score_images
+from dvt.train.loop import BEST_METRIC, Worker, count_steps_per_epoch, train_cascade
+from dvt.train.sink import MetricSink, MetricSinkFactory
+from dvt.train.storage import RunFolder
+
+T = TypeVar("T")
+
+# Starting the workers again would meet the same error again.
+FATAL = (ConfigError, DataError, CheckpointError, TrainingError)
+CHECKPOINTS = "checkpoints"
+SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train 2.60's list of the checkpoints it has committed
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """What the workers find where the recipe says the images are."""
+
+    num_train: int
+    num_calibration: int
+    num_test: int
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def summarize_data(recipe: Recipe) -> DataSummary:
+    """Look at the images from a node of the cluster, before anything is trained.
+
+    Raises:
+        ConfigError: If the recipe's `data` or `cascade` does not fit what is there.
+        DataError: If the images cannot be used.
+    """
+    return _on_cluster(recipe, 1, _summarize, to_dict(recipe))[0]
+
+
+def train_on_cluster(recipe: Recipe, folder: RunFolder, make_sink: MetricSinkFactory) -> ray_train.Checkpoint:
+    """Train a recipe, going on where an earlier try of the same run ended.
+
+    Args:
+        recipe: The run.
+        folder: Keeps its checkpoints.
+        make_sink: Called on the driver's node to make the sink that metrics go to.
+
+    Returns:
+        The checkpoint with the highest calibration accuracy, averaged over exits.
+
+    Raises:
+        CheckpointError: If a checkpoint cannot be read or written.
+        DataError: If the images cannot be used.
+        TrainingError: If the workers failed more often than `cluster.max_failures`, or the loss is no number.
+    """
+    _remove_orphans(folder)
+    cluster = recipe.cluster
+    trainer = TorchTrainer(
+        _train_worker,
+        train_loop_config=to_dict(recipe),
+        scaling_config=ray_train.ScalingConfig(
+            num_workers=cluster.num_workers,
+            use_gpu=cluster.use_gpu,
+            resources_per_worker={"CPU": cluster.cpus_per_worker} | ({"GPU": 1} if cluster.use_gpu else {}),
+        ),
+        run_config=ray_train.RunConfig(
+            name=CHECKPOINTS,
+            storage_path=folder.path,
+            storage_filesystem=_arrow_filesystem(folder),
+            failure_config=ray_train.FailureConfig(max_failures=cluster.max_failures),
+            checkpoint_config=ray_train.CheckpointConfig(
+                num_to_keep=1, checkpoint_score_attribute=BEST_METRIC, checkpoint_score_order="max"
+            ),
+            callbacks=[_SinkCallback(make_sink)],  # type: ignore[list-item]  # Ray 2.60 names Tune's class there
+        ),
+    )
+    try:
+        result = _fit(trainer)
+    except ray_train.TrainingFailedError as error:
+        raise _plain(error) from error
+    best: ray_train.Checkpoint | None = result.get_best_checkpoint(BEST_METRIC, "max")
+    if best is None:
+        raise TrainingError(f"run {folder.name} must end with a checkpoint, got none; was it interrupted? run it again")
+    return best
+
+
+def score_on_cluster(
+    recipe: Recipe, checkpoint: ray_train.Checkpoint, part: Literal["calibration", "test"]
+) -> ExitScores:
+    """Measure a checkpoint's evaluated weights on calibration or test images, on as many workers as trained it.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be read.
+        DataError: If an image cannot be read.
+    """
+    shards = recipe.cluster.num_workers
+    return ExitScores.join(_on_cluster(recipe, shards, _score_shard, to_dict(recipe), checkpoint, part))
+
+
+@contextmanager
+def local_copy(checkpoint: ray_train.Checkpoint) -> Iterator[Path]:
+    """The checkpoint's folder on this machine while the context lasts."""
+    with checkpoint.as_directory() as folder:
+        yield Path(folder)
+
+
+class _RayReporter:
+    """The loop's `Reporter` over Ray Train's session."""
+
+    @contextmanager
+    def latest(self) -> Iterator[Path | None]:
+        checkpoint = ray_train.get_checkpoint()
+        if checkpoint is None:
+            yield None
+        else:
+            with local_copy(checkpoint) as folder:
+                yield folder
+
+    def report(self, metrics: Mapping[str, float], step: int, checkpoint: Path | None) -> None:
+        handed = None if checkpoint is None else ray_train.Checkpoint.from_directory(checkpoint)
+        try:
+            ray_train.report({**metrics, "step": step}, checkpoint=handed)
+        except OSError as error:
+            raise _not_kept(error) from error
+
+
+class _SinkCallback(UserCallback):
+    """Passes what workers report to a sink, and ends a run whose error would come again.
+
+    Ray Train 2.60 has no MLflow callback; this one runs in the controller, on the driver's node.
+    """
+
+    def __init__(self, make_sink: MetricSinkFactory) -> None:
+        self._make_sink = make_sink
+        self._sink: MetricSink | None = None
+
+    def after_report(
+        self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: ray_train.Checkpoint | None
+    ) -> None:
+        if self._sink is None:  # made here, as a sink does not cross processes
+            self._sink = self._make_sink()
+        row = dict(metrics[0])
+        step = int(row.pop("step"))
+        self._sink.log_metrics(row, step)
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        for error in worker_exceptions.values():
+            cause = _find(error, FATAL)
+            if cause is not None:
+                raise cause  # Ray Train retries what workers raise, but not what a callback raises
+
+
+def _fit(trainer: TorchTrainer) -> ray_train.Result:
+    """Fit beside the main thread: in it, Ray Train 2.60 takes Ctrl-C for itself and ends the process with code 0."""
+    fitted: Future[ray_train.Result] = Future()
+
+    def fit() -> None:
+        try:
+            fitted.set_result(trainer.fit())
+        except ray_train.TrainingFailedError as error:
+            fitted.set_exception(error)
+
+    threading.Thread(target=fit, daemon=True).start()
+    return fitted.result()
+
+
+def _train_worker(config: dict[str, Any]) -> None:
+    recipe = recipe_from_dict(config)
+    context = ray_train.get_context()
+    worker = Worker(get_device(), context.get_world_rank(), context.get_world_size())
+    train_cascade(recipe, open_data(recipe.data, recipe.cascade), worker, _RayReporter())
+
+
+def _summarize(tree: dict[str, Any], shard: int, num_shards: int) -> DataSummary:
+    recipe = recipe_from_dict(tree)
+    data = open_data(recipe.data, recipe.cascade)
+    count_steps_per_epoch(recipe, len(data.train), recipe.cluster.num_workers)  # told before a run is begun
+    return DataSummary(len(data.train), len(data.calibration), len(data.test), data.class_names, data.mean, data.std)
+
+
+def _score_shard(
+    tree: dict[str, Any], checkpoint: ray_train.Checkpoint, part: str, shard: int, num_shards: int
+) -> ExitScores:
+    recipe = recipe_from_dict(tree)
+    device = torch.device("cuda" if recipe.cluster.use_gpu else "cpu")
+    with local_copy(checkpoint) as folder:
+        model = load_model(folder).to(device)
+    data = open_data(recipe.data, recipe.cascade)
+    images = data.calibration if part == "calibration" else data.test
+    return score_images(model, images, recipe.data, device, shard, num_shards)
+
+
+def _on_cluster(recipe: Recipe, num_shards: int, work: Callable[..., T], *args: Any) -> list[T]:
+    """Run `work` as one Ray task a shard, each with a worker's resources."""
+    task: Any = ray.remote(work)
+    task = task.options(num_cpus=recipe.cluster.cpus_per_worker, num_gpus=1 if recipe.cluster.use_gpu else 0)
+    try:
+        done: list[T] = ray.get([task.remote(*args, shard, num_shards) for shard in range(num_shards)])
+    except RayTaskError as error:
+        raise _plain(error) from error
+    return done
+
+
+def _plain(error: Exception) -> Exception:
+    """What went wrong in this project's words, or Ray's where it is none of ours."""
+    cause, broken_storage = _find(error, FATAL), _find(error, (OSError,))
+    if cause is not None:
+        return cause
+    if broken_storage is not None:
+        return _not_kept(broken_storage)
+    return TrainingError(
+        f"training stopped after too many failures, the last one being: {_last_line(error)}; "
+        f"run the same command again to go on from the last checkpoint"
+    )
+
+
+def _not_kept(error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"the run's storage must take its checkpoints, got: {_last_line(error)}; free space or mend it, and run the "
+        f"same command again to go on from the last checkpoint"
+    )
+
+
+def _find(error: BaseException | None, kinds: tuple[type[Exception], ...]) -> Exception | None:
+    """The first error of these kinds among what an error of Ray holds."""
+    if error is None:
+        return None
+    if type(error) in kinds:
+        return error if isinstance(error, Exception) else None
+    inner = [getattr(error, name, None) for name in ("cause", "controller_failure", "_base_exc", "__cause__")]
+    inner += list(getattr(error, "worker_failures", {}).values())
+    return next((found for each in inner if each is not error and (found := _find(each, kinds))), None)
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def _arrow_filesystem(folder: RunFolder) -> pyarrow.fs.FileSystem | None:
+    if folder.is_local:
+        return None
+    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(folder.filesystem))
+
+
+def _remove_orphans(folder: RunFolder) -> None:
+    """Remove checkpoints that were being written when a driver died: Ray Train neither lists nor removes them."""
+    path, filesystem = f"{folder.path}/{CHECKPOINTS}", folder.filesystem
+    if not filesystem.exists(path):
+        return
+    kept = _committed(folder) if folder.has(f"{CHECKPOINTS}/{SNAPSHOT}") else set()
+    for entry in filesystem.ls(path, detail=False):
+        name = entry.rstrip("/").split("/")[-1]
+        if name.startswith("checkpoint_") and name != SNAPSHOT and name not in kept:
+            filesystem.rm(entry, recursive=True)
+
+
+def _committed(folder: RunFolder) -> set[str]:
+    """Names of the checkpoint folders that Ray Train knows to be complete."""
+    try:
+        snapshot = json.loads(folder.read(f"{CHECKPOINTS}/{SNAPSHOT}"))
+        results = [*snapshot["checkpoint_results"], snapshot["latest_checkpoint_result"]]
+        return {result["checkpoint_dir_name"] for result in results if result is not None}
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder.address}/{CHECKPOINTS}/{SNAPSHOT} must list the run's checkpoints, got a file that cannot be "
+            f"read; restore it, or choose a new run.name and set train.init_from to one of the folders beside it"
+        ) from error

@@ -1,0 +1,93 @@
+"""Everything of a run that changes while it trains: model, averaged model, optimizer, schedule, step."""
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from timm.optim._optim_factory import create_optimizer_v2, list_optimizers
+from timm.scheduler.cosine_lr import CosineLRScheduler
+from timm.utils.model_ema import ModelEmaV3
+from torch.optim import Optimizer
+
+from dvt.config import ConfigError, OptimizerConfig, Problem, Recipe
+from dvt.models import Cascade
+
+
+@dataclass
+class TrainingState:
+    """Everything of a run that changes while it trains.
+
+    Attributes:
+        model: The model that is trained, on the training device, not wrapped.
+        ema: Its exponential moving average; None where the recipe keeps none.
+        optimizer: Holds the moments of every parameter.
+        schedule: Sets the optimizer's learning rate; has no state but the step.
+        step: Optimizer steps taken.
+    """
+
+    model: Cascade
+    ema: ModelEmaV3 | None
+    optimizer: Optimizer
+    schedule: CosineLRScheduler
+    step: int = 0
+
+    @classmethod
+    def create(cls, recipe: Recipe, steps_per_epoch: int, device: torch.device) -> "TrainingState":
+        """The state before the first step; weights follow from the recipe's seed alone.
+
+        Raises:
+            ConfigError: If timm has no such optimizer here.
+        """
+        # torch initialises from its global generator and takes no other.
+        torch.manual_seed(recipe.train.seed)
+        model = Cascade(recipe.cascade).to(device)
+        decay = recipe.train.ema_decay
+        ema = None if decay is None else ModelEmaV3(model, decay=decay)
+        optimizer = _optimizer(model, recipe.optimizer)
+        state = cls(model, ema, optimizer, _schedule(optimizer, recipe.optimizer, steps_per_epoch))
+        state.schedule.step_update(0)
+        return state
+
+    @property
+    def evaluated_model(self) -> Cascade:
+        """The model that is measured and kept: the average where there is one."""
+        averaged: Cascade = self.model if self.ema is None else self.ema.module
+        return averaged
+
+    def advance(self) -> None:
+        """Note one optimizer step: learning rate and average follow."""
+        self.step += 1
+        self.schedule.step_update(self.step)
+        if self.ema is not None:
+            self.ema.update(self.model)
+
+    def restore(self, step: int, optimizer: Mapping[str, Any]) -> None:
+        """Continue after `step` with an optimizer's state dict; weights are loaded apart."""
+        self.optimizer.load_state_dict(dict(optimizer))
+        self.step = step
+        self.schedule.step_update(step)
+
+
+def _optimizer(model: Cascade, config: OptimizerConfig) -> Optimizer:
+    try:
+        return create_optimizer_v2(model, opt=config.name, lr=config.lr, weight_decay=config.weight_decay)
+    except (ValueError, AssertionError, ImportError) as error:  # timm 1.0.31 asserts what an optimizer needs
+        near = difflib.get_close_matches(config.name, list_optimizers(), n=1)
+        advice = f"did you mean {near[0]}?" if near and near[0] != config.name else "choose adamw, lamb or sgd"
+        rule = f"must be an optimizer of timm that works here, got {config.name!r} ({error}); {advice}"
+        raise ConfigError([Problem("optimizer.name", rule)]) from error
+
+
+def _schedule(optimizer: Optimizer, config: OptimizerConfig, steps_per_epoch: int) -> CosineLRScheduler:
+    """Linear warm-up, cosine to `min_lr`, cool-down at `min_lr`; one value a step."""
+    return CosineLRScheduler(
+        optimizer,
+        t_initial=config.epochs * steps_per_epoch,
+        lr_min=config.min_lr,
+        warmup_t=math.ceil(config.warmup_epochs * steps_per_epoch),
+        warmup_lr_init=config.warmup_lr,
+        t_in_epochs=False,
+    )

@@ -1,0 +1,175 @@
+"""Where a run keeps what must outlive it: a folder on a disk or in a bucket, found again by the same command.
+
+A run's folder holds `recipe.yaml` (what was asked for), `run.json` (the MLflow run that it reports to), `checkpoints/`
+(Ray Train's own folder) and, once everything is done, `finished.json`.
+"""
+
+import json
+import os
+import re
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+import yaml
+from fsspec import AbstractFileSystem
+
+from dvt.config import ConfigError, Problem, Recipe, RunConfig, recipe_to_yaml, to_dict
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where two drivers of one run are not told apart
+    fcntl = None  # type: ignore[assignment]
+
+RECIPE, RUN, FINISHED, LOCK = "recipe.yaml", "run.json", "finished.json", ".lock"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run.
+
+    Attributes:
+        filesystem: The file system it lies on.
+        path: Its path there, without scheme.
+        name: Name of the run.
+        lock: Held while this process drives the run, so that a second driver starts a run of its own.
+    """
+
+    filesystem: AbstractFileSystem
+    path: str
+    name: str
+    lock: IO[str] | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a folder of this machine or of a network disk."""
+        return "file" in self.filesystem.protocol
+
+    @property
+    def address(self) -> str:
+        """Its path as a person would type it."""
+        return self.path if self.is_local else str(self.filesystem.unstrip_protocol(self.path))
+
+    def has(self, name: str) -> bool:
+        """Whether a file of this name is there."""
+        return bool(self.filesystem.exists(f"{self.path}/{name}"))
+
+    def read(self, name: str) -> str:
+        """The text of a file."""
+        text: str = self.filesystem.read_text(f"{self.path}/{name}", encoding="utf-8")
+        return text
+
+    def write(self, name: str, text: str) -> None:
+        """Write a file; a reader finds the old text or the new one, never half of it."""
+        path = f"{self.path}/{name}"
+        if not self.is_local:  # an object appears in a bucket when it is complete
+            self.filesystem.write_text(path, text, encoding="utf-8")
+            return
+        partial = Path(f"{path}.partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+
+    def put(self, local: Path) -> None:
+        """Copy a local folder in, under its own name."""
+        self.filesystem.put(str(local), f"{self.path}/", recursive=True)
+
+    def child(self, name: str) -> "RunFolder":
+        """A folder in this one for a part of the run."""
+        self.filesystem.makedirs(f"{self.path}/{name}", exist_ok=True)
+        return replace(self, path=f"{self.path}/{name}", name=f"{self.name}-{name}")
+
+    def finish(self, results: dict[str, Any]) -> None:
+        """Note that the run is done; the same command then starts another."""
+        self.write(FINISHED, json.dumps(results, indent=2))
+
+
+def open_run_folder(recipe: Recipe, run: RunConfig) -> RunFolder:
+    """The folder of the newest unfinished run of this recipe, or of a new run.
+
+    Args:
+        recipe: What is asked for; a run is the same if all but `run` is.
+        run: Where to look, and the run's name if it has one.
+
+    Raises:
+        ConfigError: If the storage cannot be used, or the named run is finished or of another recipe.
+    """
+    try:
+        filesystem, root = fsspec.core.url_to_fs(run.storage_path)
+        filesystem.makedirs(root, exist_ok=True)
+        if run.name is not None:
+            return _open_named(filesystem, root, run.name, recipe)
+        return _open_newest(filesystem, root, recipe)
+    except (OSError, ImportError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        rule = f"must be a folder or s3:// address that can be written, got {run.storage_path} ({error})"
+        raise ConfigError([Problem("run.storage_path", rule)]) from error
+
+
+def _open_named(filesystem: AbstractFileSystem, root: str, name: str, recipe: Recipe) -> RunFolder:
+    if name in ("", ".", "..") or "/" in name or "\\" in name:
+        raise ConfigError([Problem("run.name", f"must be a folder's name without slashes, got {name!r}")])
+    folder = RunFolder(filesystem, f"{root}/{name}", name)
+    if folder.has(FINISHED):
+        rule = f"must name a new or an unfinished run, got {name}, which is finished; choose another name"
+        raise ConfigError([Problem("run.name", rule)])
+    if folder.has(RECIPE) and not _is_same(folder, recipe):
+        rule = f"must name a run of this recipe, got {name}, whose {RECIPE} differs; choose another name"
+        raise ConfigError([Problem("run.name", rule)])
+    locked = _begin(folder, recipe)
+    if locked is None:
+        rule = f"must name a run that nobody drives, got {name}, which another process holds; wait for it to end"
+        raise ConfigError([Problem("run.name", rule)])
+    return locked
+
+
+def _open_newest(filesystem: AbstractFileSystem, root: str, recipe: Recipe) -> RunFolder:
+    pattern = re.compile(rf"{re.escape(recipe.name)}-(\d+)")
+    paths = filesystem.ls(root, detail=False)
+    found = {int(match[1]): match[0] for path in paths if (match := pattern.fullmatch(path.rstrip("/").split("/")[-1]))}
+    for number in sorted(found, reverse=True):
+        folder = RunFolder(filesystem, f"{root}/{found[number]}", found[number])
+        if folder.has(RECIPE) and not folder.has(FINISHED) and _is_same(folder, recipe):
+            locked = _begin(folder, recipe)
+            if locked is not None:
+                return locked
+    number = max(found, default=0)
+    while True:  # two drivers that start at once take two numbers
+        number += 1
+        name = f"{recipe.name}-{number:03d}"
+        folder = RunFolder(filesystem, f"{root}/{name}", name)
+        locked = None if folder.has(RECIPE) else _begin(folder, recipe)
+        if locked is not None:
+            return locked
+
+
+def _begin(folder: RunFolder, recipe: Recipe) -> RunFolder | None:
+    """Take the folder for this process; None if another process holds it, or made it another run meanwhile."""
+    folder.filesystem.makedirs(folder.path, exist_ok=True)
+    with ExitStack() as held:
+        lock = None
+        if folder.is_local and fcntl is not None:
+            lock = held.enter_context(Path(folder.path, LOCK).open("w"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return None
+            os.set_inheritable(lock.fileno(), False)
+        if not folder.has(RECIPE):
+            folder.write(RECIPE, recipe_to_yaml(recipe))
+        elif folder.has(FINISHED) or not _is_same(folder, recipe):
+            return None
+        held.pop_all()  # held until the process ends, whichever way
+    return replace(folder, lock=lock)
+
+
+def _is_same(folder: RunFolder, recipe: Recipe) -> bool:
+    """Whether a run's recipe is the one asked for; what cannot be read as a recipe is another one."""
+    asked = to_dict(recipe)
+    try:
+        kept = yaml.safe_load(folder.read(RECIPE))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return False
+    return isinstance(kept, dict) and {**kept, "run": None} == {**asked, "run": None}
