@@ -1,0 +1,22 @@
+"""Where images come from: data sets in three disjoint parts, augmentation, and batches that can be resumed anywhere."""
+
+from dvt.data.errors import DataError, check_skipped
+from dvt.data.loader import batches_per_epoch, eval_batches, train_batches
+from dvt.data.mixing import Mixer
+from dvt.data.randomness import derive_seed
+from dvt.data.sets import Batch, DataSets, ImageSet
+from dvt.data.sources import open_data
+
+__all__ = [
+    "Batch",
+    "DataError",
+    "DataSets",
+    "ImageSet",
+    "Mixer",
+    "batches_per_epoch",
+    "check_skipped",
+    "derive_seed",
+    "eval_batches",
+    "open_data",
+    "train_batches",
+]

@@ -1,0 +1,29 @@
+"""What is wrong with images on disk, as opposed to what a person typed (`ConfigError`)."""
+
+from collections.abc import Collection
+
+MAX_SKIPPED_SHARE = 0.001  # of the training images; more than that is a broken copy, not an accident
+
+
+class DataError(RuntimeError):
+    """Images cannot be used; the message is one sentence that names the folder or file and what to do."""
+
+
+def check_skipped(skipped: Collection[str], num_images: int) -> None:
+    """Accept a few training files that could not be read, and no more.
+
+    Args:
+        skipped: The files that could not be read, as `Batch.skipped` named them; one named twice counts once.
+        num_images: Number of images of the training set.
+
+    Raises:
+        DataError: If more than 0.1 % of the training images could not be read.
+    """
+    files = sorted(set(skipped))
+    if len(files) <= MAX_SKIPPED_SHARE * num_images:
+        return
+    first, them = ("the first is", "them") if len(files) > 1 else ("it is", "it")
+    raise DataError(
+        f"{len(files)} of {num_images} training images ({len(files) / num_images:.2%}) could not be read, "
+        f"more than the {MAX_SKIPPED_SHARE:.1%} that is let pass; {first} {files[0]}; replace or remove {them}"
+    )

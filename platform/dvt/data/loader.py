@@ -1,0 +1,127 @@
+"""Batches of images, for training in an order that can be taken up at any batch, and for evaluation in shards.
+
+Which images a training batch holds, and how each is augmented, follows from seed, epoch, batch and rank alone: not
+from what was read before, and not from how many processes read.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from dvt.config import ConfigError, Problem
+from dvt.data.errors import DataError
+from dvt.data.randomness import PURPOSE_ORDER, random_order
+from dvt.data.sets import Batch, DataSets, ImageSet
+
+
+def batches_per_epoch(num_images: int, *, world_size: int, batch_size: int) -> int:
+    """Number of batches that every rank gets in an epoch; what does not fill a batch on each rank is left out.
+
+    Args:
+        num_images: Images of the training set.
+        world_size: Number of training workers.
+        batch_size: Images a batch of one worker.
+
+    Raises:
+        ConfigError: If there are not enough images for one batch on each rank.
+    """
+    most = num_images // world_size
+    if most < 1:
+        rule = f"must be at most {num_images}, the number of training images, got {world_size}"
+        raise ConfigError([Problem("cluster.num_workers", rule)])
+    if batch_size > most:
+        rule = f"must be at most {most} for {num_images} training images on {world_size} workers, got {batch_size}"
+        raise ConfigError([Problem("train.micro_batch_size", rule)])
+    return most // batch_size
+
+
+def train_batches(
+    data: DataSets,
+    *,
+    epoch: int,
+    first_batch: int,
+    rank: int,
+    world_size: int,
+    batch_size: int,
+    seed: int,
+    num_workers: int,
+) -> Iterator[Batch]:
+    """The batches of one rank in one epoch, from `first_batch` on; images in a new random order each epoch.
+
+    Args:
+        data: Its training set is read.
+        epoch: From 0; decides order and augmentation together with `seed`.
+        first_batch: Batch to start at, from 0; to resume, the number of batches that were used.
+        rank: This worker, from 0 to `world_size - 1`; ranks get disjoint images, equally many.
+        world_size: Number of training workers.
+        batch_size: Images a batch of one worker.
+        seed: Seed of the run.
+        num_workers: Processes that read images; 0 reads in this one. The images do not depend on it.
+
+    Raises:
+        ConfigError: If there are not enough images for one batch on each rank.
+        DataError: While iterating, if no image can be found in place of unreadable ones.
+    """
+    count = batches_per_epoch(len(data.train), world_size=world_size, batch_size=batch_size)
+    order = random_order(len(data.train), PURPOSE_ORDER, seed, epoch)
+    plan = order[: count * world_size * batch_size].reshape(count, world_size, batch_size)
+    requests = plan[first_batch:, rank].tolist()
+    return _read_all(_Reader(data.train, epoch, seed), requests, num_workers)
+
+
+def eval_batches(
+    dataset: ImageSet, *, shard: int, num_shards: int, batch_size: int, num_workers: int
+) -> Iterator[Batch]:
+    """One contiguous shard of a calibration or test set, in order; together the shards hold every image once.
+
+    Args:
+        dataset: The set to read.
+        shard: This shard, from 0 to `num_shards - 1`.
+        num_shards: Number of shards; their sizes differ by one image at most.
+        batch_size: Images a batch; the last one of a shard may hold fewer.
+        num_workers: Processes that read images; 0 reads in this one.
+
+    Raises:
+        DataError: While iterating, if an image cannot be read.
+    """
+    start, stop = (len(dataset) * edge // num_shards for edge in (shard, shard + 1))
+    requests = [list(range(first, min(first + batch_size, stop))) for first in range(start, stop, batch_size)]
+    return _read_all(_Reader(dataset, epoch=0, seed=0), requests, num_workers)
+
+
+class _Reader(Dataset[Batch | DataError]):
+    """Reads the batch of a list of indices, in whichever process it finds itself."""
+
+    def __init__(self, images: ImageSet, epoch: int, seed: int) -> None:
+        self.images = images
+        self.epoch = epoch
+        self.seed = seed
+
+    def __getitem__(self, indices: Sequence[int]) -> Batch | DataError:
+        try:
+            return self.images.read(indices, epoch=self.epoch, seed=self.seed)
+        except DataError as error:
+            return error  # raised in a reading process it would arrive wrapped in a traceback, no longer one sentence
+
+
+def _read_all(reader: _Reader, requests: Sequence[Sequence[int]], num_workers: int) -> Iterator[Batch]:
+    batches: Iterable[Batch | DataError] = map(reader.__getitem__, requests)
+    if num_workers > 0 and requests:
+        batches = DataLoader(
+            reader,
+            sampler=requests,
+            batch_size=None,  # an entry of the sampler is a batch already
+            collate_fn=_as_it_is,
+            num_workers=num_workers,
+            generator=torch.Generator(),  # else it draws a seed from the global generator, which dropout also uses
+        )
+    for batch in batches:
+        if isinstance(batch, DataError):
+            raise batch
+        yield batch
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

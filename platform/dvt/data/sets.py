@@ -1,0 +1,51 @@
+"""What the rooms to the right see of data: three disjoint sets of images, and batches of them.
+
+Shapes: `B` batch, `C` channels, `S` image side in pixels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images and what they show."""
+
+    images: Tensor  # (B, C, S, S) float32, normalised
+    labels: Tensor  # (B,) int64
+    skipped: tuple[str, ...] = ()  # files that could not be read and were replaced by other images
+
+
+class ImageSet(Protocol):
+    """A set of images that are read by index."""
+
+    def __len__(self) -> int:
+        """Number of images; of training scenes, the number in one epoch."""
+
+    def read(self, indices: Sequence[int], *, epoch: int = 0, seed: int = 0) -> Batch:
+        """The images at `indices`, in this order.
+
+        Args:
+            indices: From 0 to `len(self) - 1`.
+            epoch: Together with `seed` and an image's index it decides all that is random about a training image;
+                calibration and test images ignore both.
+            seed: Seed of the run.
+
+        Raises:
+            DataError: If an image cannot be read and must not be replaced.
+        """
+
+
+@dataclass(frozen=True)
+class DataSets:
+    """Three disjoint sets of images, and how they are to be understood."""
+
+    train: ImageSet
+    calibration: ImageSet  # held out of train: thresholds and temperatures are chosen on it
+    test: ImageSet  # every reported number is measured on it
+    class_names: tuple[str, ...]  # label i shows class_names[i]
+    mean: tuple[float, ...]  # of each channel, of pixels from 0 to 1; subtracted first
+    std: tuple[float, ...]  # of each channel; divided by second

@@ -1,0 +1,86 @@
+"""From a file to a normalised tensor: decoding with Pillow, timm's transforms for training and evaluation.
+
+As published with DeiT and DVT: random-resized crop, flip, RandAugment and erasing with noise for training;
+resize, centre crop and ImageNet's mean and standard deviation for evaluation.
+"""
+
+import re
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+from PIL import Image
+from timm.data.transforms_factory import create_transform
+from torch import Tensor
+
+from dvt.config import CascadeConfig, ConfigError, DataConfig, Problem
+
+# Per number of channels. Colour is ImageNet's; grey is the luma of that mean (ITU-R 601, as Pillow converts), and the
+# mean of its standard deviations.
+MEAN: dict[int, tuple[float, ...]] = {1: (0.459,), 3: (0.485, 0.456, 0.406)}
+STD: dict[int, tuple[float, ...]] = {1: (0.226,), 3: (0.229, 0.224, 0.225)}
+
+# What Pillow 11 and 12 raise for files that are truncated, damaged or no images; UnidentifiedImageError is an OSError.
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
+# Sections are a word and a number, or `t` and the name of a set; timm 1.0.31 passes over others without a word.
+POLICY = re.compile(r"[a-z0-9]+(-([a-z]+[0-9.]+|t[a-z0-9]+))*")
+
+Transform = Callable[[Image.Image], Tensor]
+
+
+def read_image(path: str | Path, in_chans: int) -> Image.Image:
+    """Decode an image file, to grey for one channel and to colour for three.
+
+    Raises:
+        One of `UNREADABLE`: If the file is missing, truncated, damaged or not an image.
+    """
+    with Image.open(path) as file:
+        # Else Pillow warns about palettes whose transparency is in bytes.
+        image = file.convert("RGBA") if "transparency" in file.info else file
+        return image.convert("L" if in_chans == 1 else "RGB")
+
+
+def train_transform(config: DataConfig, cascade: CascadeConfig) -> Transform:
+    """Augment for training as timm does; it draws from the global generators of Python, NumPy and torch.
+
+    Raises:
+        ConfigError: If `rand_augment` is no policy that timm knows.
+    """
+    augment = config.augment
+    rule = f"must be a policy of timm such as rand-m9-mstd0.5-inc1, or null, got {augment.rand_augment!r}"
+    problem = Problem("data.augment.rand_augment", rule)
+    if augment.rand_augment is not None and not POLICY.fullmatch(augment.rand_augment):
+        raise ConfigError([problem])
+    try:
+        transform = create_transform(
+            cascade.image_size,
+            is_training=True,
+            scale=augment.crop_scale,
+            hflip=augment.hflip,
+            color_jitter=0.0,
+            auto_augment=augment.rand_augment,
+            interpolation="random",  # bilinear or bicubic, as published
+            mean=MEAN[cascade.in_chans],
+            std=STD[cascade.in_chans],
+            re_prob=augment.random_erasing,
+            re_mode="pixel",
+        )
+    except (AssertionError, KeyError, ValueError) as error:  # timm 1.0.31 asserts and converts
+        raise ConfigError([problem]) from error
+    return cast(Transform, transform)
+
+
+def eval_transform(config: DataConfig, cascade: CascadeConfig) -> Transform:
+    """Resize the shorter side to image_size / crop_pct, crop the centre, normalise."""
+    transform = create_transform(
+        cascade.image_size,
+        is_training=False,
+        interpolation=config.interpolation,
+        crop_pct=config.crop_pct,
+        mean=MEAN[cascade.in_chans],
+        std=STD[cascade.in_chans],
+    )
+    return cast(Transform, transform)
