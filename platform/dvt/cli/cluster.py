@@ -1,0 +1,81 @@
+"""Joining a Ray cluster, or starting a local Ray where there is none, so that every worker finds `dvt`."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import AuthenticationError
+
+import dvt
+from dvt.config import ClusterConfig, ConfigError, Problem
+
+
+class ClusterError(RuntimeError):
+    """There is a Ray cluster to join, but it cannot be joined."""
+
+
+@contextmanager
+def connected(config: ClusterConfig) -> Iterator[None]:
+    """Be a driver of the cluster while the context lasts.
+
+    The cluster is the one of RAY_ADDRESS or of a submitted job, else one that runs on this machine, else a new local
+    Ray. The package is shipped with the job: nodes need not have it installed.
+
+    Raises:
+        ClusterError: If there is a cluster, but it does not let this process in.
+        ConfigError: If a new local Ray cannot give the workers what the recipe asks for.
+    """
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray 2.60 warns without it
+    # Ray 2.60 warns each local start that it protects the cluster by a token, as it should.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    # Workers' own output stays in Ray's log folder: what a person needs is printed here.
+    settings: dict[str, Any] = {
+        "runtime_env": {"py_modules": [str(Path(dvt.__file__).parent)]},
+        "log_to_driver": False,
+        "logging_level": logging.WARNING,
+    }
+    try:
+        # Not address="auto", which would also join the private Ray of another command on this machine.
+        ray.init(include_dashboard=False, **settings)
+    except (ConnectionError, AuthenticationError) as error:
+        raise ClusterError(_unreachable(error)) from error
+    try:
+        node = ray._private.worker.global_worker.node  # Ray 2.60 has no public name for it
+        if node is not None and node.head:  # started here
+            _check_resources(config)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _unreachable(error: Exception) -> str:
+    address = os.environ.get("RAY_ADDRESS")
+    asked = f"the Ray cluster at {address} (RAY_ADDRESS)" if address else "the Ray cluster on this machine"
+    told = next(iter(str(error).splitlines()), type(error).__name__).strip().rstrip(".")
+    return (
+        f"{asked} must let this process in, got: {told}; check that it runs (`ray stop` forgets one that "
+        f"does not), and that RAY_AUTH_MODE and its token are as on the cluster"
+    )
+
+
+def _check_resources(config: ClusterConfig) -> None:
+    """A local Ray never grows, so workers that do not fit would wait for ever."""
+    found = ray.cluster_resources()
+    problems = []
+    cpus = config.num_workers * config.cpus_per_worker
+    if cpus > found.get("CPU", 0):
+        rule = (
+            f"must be at most {int(found.get('CPU', 0) // config.cpus_per_worker)} on this machine's "
+            f"{found.get('CPU', 0):g} CPU cores with cluster.cpus_per_worker {config.cpus_per_worker:g}, "
+            f"got {config.num_workers}"
+        )
+        problems.append(Problem("cluster.num_workers", rule))
+    if config.use_gpu and config.num_workers > found.get("GPU", 0):
+        rule = f"must be at most {found.get('GPU', 0):g}, the GPUs of this machine, got {config.num_workers}"
+        problems.append(Problem("cluster.num_workers", rule))
+    if problems:
+        raise ConfigError(problems)

@@ -1,0 +1,47 @@
+"""The `dvt` command: names what it can do and hands the rest of the line on."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from dvt import __version__
+from dvt.cli.failure import exit_code_of
+
+
+def _train(words: list[str]) -> int:
+    from dvt.cli.train import main as train  # Ray, torch and MLflow take seconds to import; help must not
+
+    return train(words)
+
+
+def _page(words: list[str]) -> int:
+    from dvt.cli.page import main as page
+
+    return page(words)
+
+
+COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
+    "train": ("train a cascade, choose its thresholds, record and register it", _train),
+    "page": ("open MLflow's page on a run", _page),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    listed = "\n".join(f"  {name:8} {meaning}" for name, (meaning, _) in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="dvt",
+        description="Dynamic Vision Transformers: classifiers that spend only the compute an image needs.",
+        epilog=f"commands:\n{listed}\n\n`dvt COMMAND --help` tells more.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="dvt [-h] [--version] COMMAND ...",
+    )
+    parser.add_argument("--version", action="version", version=f"dvt {__version__}")
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below")
+    parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    asked = parser.parse_args(argv)
+    return exit_code_of(lambda: COMMANDS[asked.command][1](asked.words))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

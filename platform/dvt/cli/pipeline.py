@@ -1,0 +1,181 @@
+"""From a recipe to a registered model: train, measure, choose thresholds, record, register.
+
+Every step finds what an earlier, interrupted try of the same command did, and goes on from there.
+"""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ray.train import Checkpoint
+from rich.console import Console
+
+from dvt.cli.progress import shown
+from dvt.config import ExitsConfig, Recipe, StageConfig
+from dvt.exits import FrontReport, StaticReference, make_report
+from dvt.models import macs_per_exit
+from dvt.tracking import (
+    MlflowSinkFactory,
+    ModelContent,
+    ModelRecord,
+    RunRecord,
+    TrackingError,
+    finish_run,
+    log_and_register_model,
+    log_front,
+    open_run,
+    page_command,
+)
+from dvt.tracking.front_files import write_front_files
+from dvt.tracking.runs import RunStatus
+from dvt.train.checkpoint import load_checkpoint
+from dvt.train.ray_train import DataSummary, local_copy, score_on_cluster, summarize_data, train_on_cluster
+from dvt.train.storage import RUN, RunFolder, open_run_folder
+
+FRONT, STATIC = "front", "static"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run ends with: the exits and budgets, and where everything is, by what it is called."""
+
+    report: FrontReport
+    places: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run while it is driven from here."""
+
+    recipe: Recipe
+    folder: RunFolder
+    record: RunRecord
+    console: Console
+
+
+def run_recipe(recipe: Recipe, tracking_uri: str, budgets: Sequence[float], console: Console) -> Outcome:
+    """Run a recipe on the connected cluster, from data to registered model.
+
+    Args:
+        recipe: What to run; its paths are absolute.
+        tracking_uri: A tracking address that answers.
+        budgets: Mean multiply-adds an image to choose thresholds for.
+        console: Where a person reads along.
+
+    Raises:
+        ConfigError: If the recipe does not fit the images or an earlier run.
+        CheckpointError: If a checkpoint cannot be read or written.
+        DataError: If the images cannot be used.
+        TrackingError: If MLflow does not take what there is to record.
+        TrainingError: If training cannot go on.
+    """
+    data = summarize_data(recipe)
+    folder = open_run_folder(recipe, recipe.run)
+    with _recorded(recipe, folder, tracking_uri) as record:
+        run = _Run(recipe, folder, record, console)
+        best = _train(run)
+        static = _static_reference(run, tracking_uri) if recipe.exits.static_reference else None
+        report = make_report(
+            recipe.name,
+            recipe.cascade.token_grids,
+            macs_per_exit(recipe.cascade),
+            score_on_cluster(recipe, best, "calibration"),
+            score_on_cluster(recipe, best, "test"),
+            budgets,
+            static,
+        )
+        _keep_front(run, report)
+        model = _keep_model(run, best, report, data)
+        folder.finish({"model": model.model_uri, "mlflow_run": record.run_id})
+    return Outcome(report, _places(run, model))
+
+
+@contextmanager
+def _recorded(
+    recipe: Recipe, folder: RunFolder, tracking_uri: str, parent: RunRecord | None = None
+) -> Iterator[RunRecord]:
+    """The MLflow run of a run folder, the same one after a restart; closed with how it ended."""
+    resume = RunRecord.from_json(folder.read(RUN)) if folder.has(RUN) else None
+    record = open_run(recipe, tracking_uri=tracking_uri, run_name=folder.name, resume=resume, parent=parent)
+    folder.write(RUN, record.to_json())
+    status: RunStatus = "FAILED"
+    try:
+        yield record
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        # What ended the run must be told, not that MLflow could not be told of it.
+        with suppress(TrackingError) if status != "FINISHED" else nullcontext():
+            finish_run(record, status)
+
+
+def _train(run: _Run) -> Checkpoint:
+    """Train, showing how it goes."""
+    make_sink = MlflowSinkFactory.of(run.record)
+    with shown(run.console, run.folder.name, run.recipe.optimizer.total_epochs, make_sink) as make_shown:
+        return train_on_cluster(run.recipe, run.folder, make_shown)
+
+
+def _static_reference(run: _Run, tracking_uri: str) -> StaticReference:
+    """Train and measure one static model of the last grid with the same recipe, as a run below this one."""
+    grid = run.recipe.cascade.token_grids[-1]
+    recipe = replace(
+        run.recipe,
+        name=f"{run.recipe.name}-{STATIC}",
+        cascade=replace(run.recipe.cascade, stages=(StageConfig(token_grid=grid),)),
+        loss=replace(run.recipe.loss, exit_weights=()),
+        exits=ExitsConfig(),
+    )
+    folder = run.folder.child(STATIC)
+    with _recorded(recipe, folder, tracking_uri, parent=run.record) as record:
+        checkpoint = _train(_Run(recipe, folder, record, run.console))
+        test = score_on_cluster(recipe, checkpoint, "test")
+        (macs,) = macs_per_exit(recipe.cascade)
+        MlflowSinkFactory.of(record)().log_metrics({"test/exit_1/top1": test.top1[0], "exit_1/macs": macs}, step=0)
+    return StaticReference(token_grid=grid, macs=macs, test_top1=test.top1[0])
+
+
+def _keep_front(run: _Run, report: FrontReport) -> None:
+    """The front as data, table and picture, in the run's folder and with its MLflow run."""
+    with tempfile.TemporaryDirectory(prefix="dvt-") as scratch:
+        local = Path(scratch) / FRONT
+        write_front_files(local, report)
+        run.folder.put(local)
+        log_front(run.record, local)
+
+
+def _keep_model(run: _Run, best: Checkpoint, report: FrontReport, data: DataSummary) -> ModelRecord:
+    """The best checkpoint as a model in MLflow, registered if the recipe asks for it."""
+    with local_copy(best) as folder:
+        checkpoint = load_checkpoint(folder)
+        content = ModelContent(
+            recipe=run.recipe,
+            weights=checkpoint.weights,
+            step=checkpoint.step,
+            report=report,
+            class_names=data.class_names,
+            mean=data.mean,
+            std=data.std,
+        )
+        name = f"dvt-{run.recipe.name}" if run.recipe.run.is_registered else None
+        return log_and_register_model(run.record, content, registered_name=name)
+
+
+def _places(run: _Run, model: ModelRecord) -> dict[str, str]:
+    """Where everything is, by what it is called."""
+    front = f"{run.folder.address}/{FRONT}"
+    registered = "not registered (run.is_registered is false)"
+    if model.registered_name is not None:
+        registered = f"{model.registered_name} version {model.version}, alias candidate"
+    return {
+        "front": f"{front}/front.png",
+        "front's data": f"{front}/front.json and front.csv",
+        "checkpoints": f"{run.folder.address}/checkpoints",
+        "MLflow run": f"{run.record.run_id} at {run.record.address}",
+        "model": registered,
+        "see it": page_command(run.record),
+    }

@@ -1,0 +1,124 @@
+"""What a person sees while a run trains: a bar on a terminal, a plain line an epoch in a log.
+
+Metrics arrive from Ray's controller process through a queue, as one more `MetricSink`.
+"""
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ray.util.queue import Queue
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from dvt.train.loop import BEST_METRIC
+from dvt.train.sink import MetricSink, MetricSinkFactory
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was reported at a step."""
+
+    step: int
+    metrics: Mapping[str, float]
+
+
+class _QueueSink:
+    """Sends what is logged to the driver."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        # Not `put`, which waits: showing must not hold up training.
+        actor: Any = self._queue.actor
+        actor.put_nowait.remote(Row(step, dict(metrics)))
+
+    def close(self) -> None:
+        """Nothing is kept back."""
+
+
+class _BothSinks:
+    """Logs to two sinks, the lasting one first."""
+
+    def __init__(self, first: MetricSink, second: MetricSink) -> None:
+        self._sinks = (first, second)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        for sink in self._sinks:
+            sink.log_metrics(metrics, step)
+
+    def close(self) -> None:
+        for sink in self._sinks:
+            sink.close()
+
+
+@dataclass(frozen=True)
+class ShownSinkFactory:
+    """Makes sinks that keep metrics and show them too."""
+
+    make_lasting: MetricSinkFactory
+    queue: Queue
+
+    def __call__(self) -> MetricSink:
+        """Make the sink, in whichever process this is."""
+        return _BothSinks(self.make_lasting(), _QueueSink(self.queue))
+
+
+@contextmanager
+def shown(
+    console: Console, title: str, num_epochs: int, make_lasting: MetricSinkFactory
+) -> Iterator[MetricSinkFactory]:
+    """Show what the yielded factory's sinks are told, while the context lasts."""
+    queue = Queue(actor_options={"num_cpus": 0})
+    show = _show_bar if console.is_terminal else _print_lines
+    thread = threading.Thread(target=show, args=(console, title, num_epochs, queue), daemon=True)
+    thread.start()
+    try:
+        yield ShownSinkFactory(make_lasting, queue)
+    finally:
+        queue.put(None)
+        thread.join()
+        queue.shutdown()
+
+
+def _show_bar(console: Console, title: str, num_epochs: int, queue: Queue) -> None:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("epochs"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[told]}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(title, total=num_epochs, told="starting workers")
+        while (row := queue.get()) is not None:
+            changes = {"completed": row.metrics["epoch"]} if "epoch" in row.metrics else {}
+            progress.update(task, told=describe(row), **changes)
+
+
+def _print_lines(console: Console, title: str, num_epochs: int, queue: Queue) -> None:
+    console.print(f"{title}: starting workers", highlight=False)
+    while (row := queue.get()) is not None:
+        epoch = f"epoch {row.metrics['epoch']:.0f}/{num_epochs} · " if "epoch" in row.metrics else ""
+        console.print(f"{title}: {epoch}step {row.step} · {describe(row)}", highlight=False, soft_wrap=True)
+
+
+def describe(row: Row) -> str:
+    """The figures of a row that tell how it goes, on one line."""
+    metrics = row.metrics
+    parts = [f"loss {metrics['train/loss']:.3f}"] if "train/loss" in metrics else []
+    if BEST_METRIC in metrics:
+        names = sorted(name for name in metrics if name.startswith("calibration/exit_"))
+        top1 = " / ".join(f"{100 * metrics[name]:.1f}" for name in names)
+        parts.append(f"calibration top-1 {top1} %")
+    if "train/images_per_s" in metrics:
+        parts.append(f"{metrics['train/images_per_s']:.0f} images/s")
+    if metrics.get("data/skipped_images"):
+        parts.append(f"{metrics['data/skipped_images']:.0f} unreadable images skipped")
+    return " · ".join(parts)

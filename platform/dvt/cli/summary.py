@@ -1,0 +1,47 @@
+"""What a person sees when a run is done: the exits and the budgets as one table, and where everything is."""
+
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+from dvt.exits import FrontReport
+
+
+def print_report(console: Console, report: FrontReport) -> None:
+    """One row an exit: tokens, cumulative cost, accuracy, and the share of test images leaving there at each budget."""
+    table = Table(title=f"dvt-{report.recipe} on the test images", title_justify="left")
+    for name in ("exit", "tokens", "cumulative MACs", "top-1"):
+        table.add_column(name, justify="right")
+    for budget in report.budgets:
+        table.add_column(f"leave at\n{told_macs(budget.budget_macs)}", justify="right")
+    for index, row in enumerate(report.exits):
+        shares = [f"{100 * budget.test.exit_shares[index]:.1f} %" for budget in report.budgets]
+        tokens = f"{row.token_grid}x{row.token_grid}"
+        table.add_row(str(row.exit_index), tokens, told_macs(row.macs), f"{100 * row.test_top1:.2f} %", *shares)
+    table.add_section()
+    spent = [told_macs(budget.test.macs) for budget in report.budgets]
+    reached = [f"{100 * budget.test.accuracy:.2f} %" for budget in report.budgets]
+    table.add_row("", "", "", "mean MACs", *spent)
+    table.add_row("", "", "", "top-1", *reached)
+    if report.static_reference is not None:
+        static = report.static_reference
+        table.add_section()
+        tokens = f"{static.token_grid}x{static.token_grid}"
+        table.add_row("static", tokens, told_macs(static.macs), f"{100 * static.test_top1:.2f} %")
+    console.print(table)
+
+
+def print_places(console: Console, places: Mapping[str, str]) -> None:
+    """One line a place, never broken, so that it can be copied."""
+    width = max(map(len, places))
+    for name, place in places.items():
+        console.print(f"{name:{width}}  {place}", soft_wrap=True, highlight=False, markup=False)
+
+
+def told_macs(macs: float) -> str:
+    """Multiply-adds as a person reads them, such as `12.3 M`."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if macs >= size:
+            return f"{macs / size:.3g} {unit}"
+    return f"{macs:.3g}"

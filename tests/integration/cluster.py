@@ -1,0 +1,180 @@
+"""A real Ray cluster of one node for tests: started in a folder of its own, by a Python without the project."""
+
+import contextlib
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import venv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+START_TIMEOUT_S = 120
+
+
+@dataclass(frozen=True)
+class RayCluster:
+    """Where the cluster answers, and the environment in which commands reach it."""
+
+    python: Path  # of the nodes; has the project's dependencies, not the project
+    folder: Path  # Ray's own files
+    gcs_address: str
+    jobs_address: str
+    env: dict[str, str]
+
+    def processes(self, title: str) -> list[psutil.Process]:
+        """The cluster's processes whose title starts with `title`, such as `ray::RayTrainWorker`."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                words = process.cmdline()
+                if words and words[0].startswith(title) and str(self.folder) in str(process.environ()):
+                    found.append(process)
+        return found
+
+
+def bare_environment(folder: Path) -> Path:
+    """A virtual environment with every package of this one but the project; returns its Python."""
+    venv.create(folder, with_pip=False, symlinks=True)
+    packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
+    # A path in a .pth file is searched, but the .pth files in it, one of which is the project's, are not run.
+    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    python = folder / "bin" / "python"
+    told = subprocess.run([python, "-c", "import dvt"], capture_output=True, text=True, cwd=folder, check=False)
+    assert "No module named 'dvt'" in told.stderr, "the cluster's Python must not find the project"
+    return python
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+def ray_environment(folder: Path) -> dict[str, str]:
+    """This process's environment, without what would lead to another Ray or MLflow; homes and tokens are its own."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("RAY_", "MLFLOW_", "DVT_", "PYTHON", "PYTEST", "COVERAGE"))
+    }
+    return kept | {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_TMPDIR": str(folder),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "HOME": str(folder),  # neither tokens nor runs of a test land in a person's home
+        "COLUMNS": "160",
+    }
+
+
+@contextlib.contextmanager
+def running_cluster(num_cpus: int) -> Iterator[RayCluster]:
+    """The cluster, while the context lasts; all its processes end with it."""
+    folder = Path(tempfile.mkdtemp(prefix="dvt-ray-"))  # pytest's own is too long for Unix sockets
+    log = folder / "start.log"
+    head = None
+    try:
+        python = bare_environment(folder / "python")
+        env = ray_environment(folder) | {"PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"}
+        ray = [str(python), "-m", "ray.scripts.scripts"]
+        port, jobs_port = free_port(), free_port()
+        command = [
+            *ray, "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}",
+            f"--dashboard-port={jobs_port}", f"--num-cpus={num_cpus}", f"--temp-dir={folder / 'ray'}",
+        ]  # fmt: skip
+        with log.open("w") as output:
+            head = subprocess.Popen(
+                command, env=env, cwd=folder, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        cluster = RayCluster(
+            python,
+            folder,
+            f"127.0.0.1:{port}",
+            f"http://127.0.0.1:{jobs_port}",
+            env | {"RAY_ADDRESS": f"127.0.0.1:{port}"},
+        )
+        _wait_for(head, log, [port, jobs_port])
+        yield cluster
+    finally:
+        if head is not None:
+            _end(head)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait_for(head: "subprocess.Popen[bytes]", log: Path, ports: list[int]) -> None:
+    end = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < end:
+        assert head.poll() is None, f"Ray did not start:\n{log.read_text()}"
+        if all(_answers(port) for port in ports):
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"Ray did not start in {START_TIMEOUT_S} s:\n{log.read_text()}")
+
+
+def _answers(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+def _end(head: "subprocess.Popen[bytes]") -> None:
+    family = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
+    head.terminate()
+    _, alive = psutil.wait_procs(family, timeout=20)
+    for process in alive:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(alive, timeout=10)
+
+
+@dataclass
+class Driver:
+    """One `train` command in a process of its own, with what it printed so far."""
+
+    process: "subprocess.Popen[str]"
+    log: Path
+
+    @property
+    def text(self) -> str:
+        return self.log.read_text()
+
+    def wait_for(self, text: str, timeout_s: float = 180) -> None:
+        """Wait until the command printed `text`."""
+        end = time.monotonic() + timeout_s
+        while text not in self.text:
+            assert self.process.poll() is None, f"the command ended before it printed {text!r}:\n{self.text}"
+            assert time.monotonic() < end, f"the command did not print {text!r} in {timeout_s} s:\n{self.text}"
+            time.sleep(0.05)
+
+    def finish(self, timeout_s: float = 300) -> int:
+        """Wait for the end and return the exit code."""
+        return self.process.wait(timeout_s)
+
+
+@contextlib.contextmanager
+def driving(
+    words: list[str], *, cwd: Path, env: dict[str, str], python: Path | str = sys.executable
+) -> Iterator[Driver]:
+    """`jobs/train_imagenet.py` with `words`; ended with the context if it still runs."""
+    handle, name = tempfile.mkstemp(suffix=".log", dir=cwd)
+    with os.fdopen(handle, "w") as output:
+        process = subprocess.Popen(
+            [str(python), str(ROOT / "jobs" / "train_imagenet.py"), *words],
+            cwd=cwd, env=env, stdout=output, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+    try:
+        yield Driver(process, Path(name))
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait(30)

@@ -1,0 +1,142 @@
+"""The training job from end to end: on a real Ray, with workers and drivers killed under it."""
+
+import hashlib
+import json
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from tests.integration.cluster import ROOT, RayCluster, driving, ray_environment
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+TINY = [
+    "--recipe", str(ROOT / "jobs" / "recipes" / "embedded.yaml"),
+    "--cascade.embed-dim", "16", "--cascade.num-heads", "2", "--cascade.depth", "2", "--cascade.drop-path", "0.1",
+    "--data.train-images", "512", "--data.calibration-images", "64", "--data.test-images", "64",
+    "--train.micro-batch-size", "32", "--train.ema-decay", "0.9",
+    "--optimizer.warmup-epochs", "0", "--optimizer.cooldown-epochs", "0",
+    "--exits.static-reference", "false",
+]  # fmt: skip
+
+
+def tiny(*words: str, epochs: int, workers: int) -> list[str]:
+    return [*TINY, "--optimizer.epochs", str(epochs), "--cluster.num-workers", str(workers), *words]
+
+
+def client_of(folder: Path) -> MlflowClient:
+    return MlflowClient(tracking_uri=f"sqlite:///{folder / 'runs' / 'mlflow.db'}")
+
+
+def last_weights(run: Path) -> dict[str, str]:
+    """The digests of the weights in the run's newest checkpoint."""
+    folder = max((run / "checkpoints").glob("checkpoint_2*"))
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*.safetensors"))}
+
+
+def test_two_workers_train_measure_and_register(tmp_path: Path) -> None:
+    """No Ray runs where this command looks, so it starts one."""
+    ray_folder = Path(f"/tmp/dvt-{hashlib.sha256(str(tmp_path).encode()).hexdigest()[:8]}")  # short, for Unix sockets
+    ray_folder.mkdir()
+    try:
+        words = tiny("--exits.static-reference", "true", "--train.log-every-steps", "4", epochs=2, workers=2)
+        with driving(words, cwd=tmp_path, env=ray_environment(ray_folder)) as driver:
+            code = driver.finish()
+    finally:
+        shutil.rmtree(ray_folder, ignore_errors=True)
+    assert code == 0, driver.text
+    run = tmp_path / "runs" / "embedded-001"
+    report = json.loads((run / "front" / "front.json").read_text())
+    assert len(report["budgets"]) == 3
+    assert report["static_reference"]["token_grid"] == report["exits"][-1]["token_grid"]
+    assert (run / "front" / "front.png").read_bytes().startswith(b"\x89PNG")
+    assert "dvt-embedded version 1, alias candidate" in driver.text
+    assert re.search(r"epoch 2/2 · step 16 · loss \d", driver.text)
+
+    client = client_of(tmp_path)
+    version = client.get_model_version_by_alias("dvt-embedded", "candidate")
+    record = json.loads((run / "run.json").read_text())
+    assert version.run_id == record["run_id"]
+    kept = client.get_run(record["run_id"])
+    assert kept.info.status == "FINISHED"
+    assert kept.data.params["optimizer.epochs"] == "2"
+    assert [point.step for point in client.get_metric_history(record["run_id"], "train/loss")] == [4, 8, 12, 16]
+    (model,) = client.search_logged_models([record["experiment_id"]], f"source_run_id = '{record['run_id']}'")
+    metrics = {metric.key: metric.value for metric in model.metrics}
+    for row in report["exits"]:
+        assert metrics[f"test/exit_{row['exit_index']}/top1"] == pytest.approx(row["test_top1"])
+        assert metrics[f"exit_{row['exit_index']}/macs"] == row["macs"]
+
+
+def test_a_killed_worker_is_replaced(cluster: RayCluster, tmp_path: Path) -> None:
+    words = tiny("--data.train-images", "2048", epochs=4, workers=2)
+    with driving(words, cwd=tmp_path, env=cluster.env, python=cluster.python) as driver:
+        driver.wait_for("epoch 1/4")
+        time.sleep(0.3)  # into the second epoch
+        victim = cluster.processes("ray::RayTrainWorker")[0]
+        victim.send_signal(signal.SIGKILL)
+        assert driver.finish() == 0, driver.text
+    record = json.loads((tmp_path / "runs" / "embedded-001" / "run.json").read_text())
+    client = client_of(tmp_path)
+    epochs = {point.value for point in client.get_metric_history(record["run_id"], "epoch")}
+    assert epochs == {1, 2, 3, 4}
+    assert len(client.search_runs([record["experiment_id"]])) == 1
+
+
+def test_a_killed_driver_goes_on_bit_for_bit(cluster: RayCluster, tmp_path: Path) -> None:
+    words = tiny("--data.train-images", "2048", epochs=8, workers=1)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for folder in (whole, broken):
+        folder.mkdir()
+    with driving(words, cwd=whole, env=cluster.env, python=cluster.python) as driver:
+        assert driver.finish() == 0, driver.text
+
+    for ending, code in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
+        with driving(words, cwd=broken, env=cluster.env, python=cluster.python) as driver:
+            driver.wait_for("/8 · step ")  # an epoch done, others to come
+            driver.process.send_signal(ending)
+            assert driver.finish() == code, driver.text
+        if ending == signal.SIGINT:
+            assert "interrupted; run the same command again to go on from the last checkpoint" in driver.text
+    with driving(words, cwd=broken, env=cluster.env, python=cluster.python) as driver:
+        assert driver.finish() == 0, driver.text
+    assert "epoch 1/8" not in driver.text
+
+    assert last_weights(broken / "runs" / "embedded-001") == last_weights(whole / "runs" / "embedded-001")
+    client = client_of(broken)
+    record = json.loads((broken / "runs" / "embedded-001" / "run.json").read_text())
+    assert len(client.search_runs([record["experiment_id"]])) == 1
+    assert client.get_run(record["run_id"]).info.status == "FINISHED"
+    assert not (broken / "runs" / "embedded-002").exists()
+
+
+def test_a_job_is_submitted_to_nodes_without_the_project(cluster: RayCluster, tmp_path: Path) -> None:
+    def submit(*words: str) -> str:
+        done = subprocess.run(
+            [
+                *(str(cluster.python), "-m", "ray.scripts.scripts", "job", "submit"),
+                *("--address", cluster.jobs_address, "--working-dir", ".", "--", *words),
+            ],
+            cwd=ROOT, env=cluster.env, capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    recipe = "jobs/recipes/embedded.yaml"
+    words = [word if word != TINY[1] else recipe for word in tiny(epochs=1, workers=2)]
+    told = submit("python", "jobs/train_imagenet.py", *words, "--run.storage-path", str(tmp_path / "runs"))
+    assert "dvt-embedded version 1, alias candidate" in told
+    assert (tmp_path / "runs" / "embedded-001" / "finished.json").exists()
+    assert "name: embedded" in submit("jobs/train_imagenet.py", "--recipe", recipe, "--print-config")
+
+    shipped = [path for path in cluster.folder.rglob("_ray_pkg_*") if (path / "jobs").is_dir()]
+    assert shipped
+    for folder in shipped:
+        assert not {".git", ".venv", "runs", "data", "tests"} & {path.name for path in folder.iterdir()}
+        assert (folder / "platform" / "dvt" / "data").is_dir()
