@@ -45,6 +45,7 @@ class RelationReuse(nn.Module):
         self.num_heads = config.num_heads
         self.fc1 = nn.Conv2d(in_maps, hidden, 1)
         self.fc2 = nn.Conv2d(hidden, out_maps, 1)
+        self.to(memory_format=torch.channels_last)  # as the maps are; else DDP copies every gradient to other strides
 
     def forward(self, relations: Tensor, resize: GridResize) -> tuple[Tensor, ...]:
         """One (B, H, N, N) a receiving block, from upstream relationships (B, in_maps, N_up, N_up)."""
