@@ -64,8 +64,8 @@ def test_one_truncated_training_image_is_skipped_and_told(
     with driving(on_folder(image_root), cwd=tmp_path, env=cluster.env, python=cluster.python) as driver:
         assert driver.finish() == 0, driver.text
     record = json.loads((tmp_path / "runs" / "embedded-001" / "run.json").read_text())
-    (skipped,) = client_of(tmp_path).get_metric_history(record["run_id"], "data/skipped_images")
-    assert skipped.value == 1
+    skipped = client_of(tmp_path).get_metric_history(record["run_id"], "data/skipped_images")
+    assert skipped[-1].value == 1  # of the whole epoch
     assert "1 unreadable images skipped" in driver.text
 
 
@@ -81,6 +81,14 @@ def test_too_many_truncated_training_images_end_the_run(cluster: RayCluster, ima
     assert nothing_registered(client)
     record = json.loads((tmp_path / "runs" / "embedded-001" / "run.json").read_text())
     assert client.get_run(record["run_id"]).info.status == "FAILED"
+
+
+def test_a_missing_data_root_is_what_was_typed(cluster: RayCluster, tmp_path: Path) -> None:
+    with driving(on_folder(tmp_path / "nowhere"), cwd=tmp_path, env=cluster.env, python=cluster.python) as driver:
+        assert driver.finish() == 2, driver.text
+    assert sentence_of(driver.text).startswith("data.root must ")
+    assert str(tmp_path / "nowhere") in driver.text
+    assert [path.name for path in (tmp_path / "runs").iterdir() if path.name != "mlflow.db"] in ([], ["mlartifacts"])
 
 
 def test_a_half_written_checkpoint_is_not_started_from(cluster: RayCluster, tmp_path: Path) -> None:

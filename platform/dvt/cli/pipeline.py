@@ -88,7 +88,7 @@ def run_recipe(recipe: Recipe, tracking_uri: str, budgets: Sequence[float], cons
         )
         _keep_front(run, report)
         model = _keep_model(run, best, report, data)
-        folder.finish({"model": model.model_uri, "mlflow_run": record.run_id})
+    folder.finish({"model": model.model_uri, "mlflow_run": record.run_id})
     return Outcome(report, _places(run, model))
 
 
