@@ -4,6 +4,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import sysconfig
 import tempfile
 import time
 import venv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,11 +62,11 @@ def free_port() -> int:
 
 
 def ray_environment(folder: Path) -> dict[str, str]:
-    """This process's environment, without what would lead to another Ray or MLflow; homes and tokens are its own."""
+    """This process's environment, but what leads to another Ray, MLflow or S3; homes and tokens are its own."""
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("RAY_", "MLFLOW_", "DVT_", "PYTHON", "PYTEST", "COVERAGE"))
+        if not name.startswith(("AWS_", "RAY_", "MLFLOW_", "DVT_", "PYTHON", "PYTEST", "COVERAGE"))
     }
     return kept | {
         "RAY_AUTH_MODE": "token",
@@ -78,14 +79,20 @@ def ray_environment(folder: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def running_cluster(num_cpus: int) -> Iterator[RayCluster]:
-    """The cluster, while the context lasts; all its processes end with it."""
+def running_cluster(num_cpus: int, env: Mapping[str, str] | None = None) -> Iterator[RayCluster]:
+    """The cluster, while the context lasts; all its processes end with it.
+
+    Args:
+        num_cpus: Of the node.
+        env: What the node's processes and the commands find in their environment, beside what is there.
+    """
     folder = Path(tempfile.mkdtemp(prefix="dvt-ray-"))  # pytest's own is too long for Unix sockets
     log = folder / "start.log"
     head = None
     try:
         python = bare_environment(folder / "python")
-        env = ray_environment(folder) | {"PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"}
+        path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
+        full_env = ray_environment(folder) | {"PATH": path} | dict(env or {})
         ray = [str(python), "-m", "ray.scripts.scripts"]
         port, jobs_port = free_port(), free_port()
         command = [
@@ -94,14 +101,14 @@ def running_cluster(num_cpus: int) -> Iterator[RayCluster]:
         ]  # fmt: skip
         with log.open("w") as output:
             head = subprocess.Popen(
-                command, env=env, cwd=folder, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+                command, env=full_env, cwd=folder, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
         cluster = RayCluster(
             python,
             folder,
             f"127.0.0.1:{port}",
             f"http://127.0.0.1:{jobs_port}",
-            env | {"RAY_ADDRESS": f"127.0.0.1:{port}"},
+            full_env | {"RAY_ADDRESS": f"127.0.0.1:{port}"},
         )
         _wait_for(head, log, [port, jobs_port])
         yield cluster
@@ -130,11 +137,12 @@ def _answers(port: int) -> bool:
 def _end(head: "subprocess.Popen[bytes]") -> None:
     family = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
     head.terminate()
-    _, alive = psutil.wait_procs(family, timeout=20)
+    _, alive = psutil.wait_procs(family, timeout=5)
     for process in alive:
         with contextlib.suppress(psutil.Error):
             process.kill()
     psutil.wait_procs(alive, timeout=10)
+    head.wait(10)  # psutil has reaped it without telling `head`
 
 
 @dataclass
@@ -171,6 +179,8 @@ def driving(
         process = subprocess.Popen(
             [str(python), str(ROOT / "jobs" / "train_imagenet.py"), *words],
             cwd=cwd, env=env, stdout=output, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+            # A shell that runs the tests in the background has SIGINT ignored, which children inherit.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
     try:
         yield Driver(process, Path(name))

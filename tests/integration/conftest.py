@@ -1,13 +1,20 @@
-"""One Ray cluster for all integration tests."""
+"""One Ray cluster and one S3 server for all integration tests."""
 
 from collections.abc import Iterator
 
 import pytest
 
 from tests.integration.cluster import RayCluster, running_cluster
+from tests.integration.s3_server import S3Server, running_s3
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[RayCluster]:
     with running_cluster(num_cpus=3) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    with running_s3() as started:
         yield started

@@ -31,7 +31,7 @@ def exit_code_of(command: Callable[[], int]) -> int:
         return FAILED
     except OSError as error:
         place = error.filename or "a file"
-        _tell(f"{place} must be readable and writable, got: {error.strerror}; mend it and run the same command again")
+        _tell(f"{place} must be readable and writable, got: {error.strerror or error}; mend it and run the same command again")
         return FAILED
     except KeyboardInterrupt:
         _tell("interrupted; run the same command again to go on from the last checkpoint")

@@ -96,7 +96,8 @@ def open_run_folder(recipe: Recipe, run: RunConfig) -> RunFolder:
         ConfigError: If the storage cannot be used, or the named run is finished or of another recipe.
     """
     try:
-        filesystem, root = fsspec.core.url_to_fs(run.storage_path)
+        # Other processes write here too, and a listing that s3fs 2026.9 has kept would hide what they wrote.
+        filesystem, root = fsspec.core.url_to_fs(run.storage_path, use_listings_cache=False)
         filesystem.makedirs(root, exist_ok=True)
         if run.name is not None:
             return _open_named(filesystem, root, run.name, recipe)
@@ -127,7 +128,7 @@ def _open_named(filesystem: AbstractFileSystem, root: str, name: str, recipe: Re
 
 def _open_newest(filesystem: AbstractFileSystem, root: str, recipe: Recipe) -> RunFolder:
     pattern = re.compile(rf"{re.escape(recipe.name)}-(\d+)")
-    paths = filesystem.ls(root, detail=False)
+    paths = filesystem.ls(root, detail=False) if filesystem.exists(root) else []  # an empty prefix of a bucket is none
     found = {int(match[1]): match[0] for path in paths if (match := pattern.fullmatch(path.rstrip("/").split("/")[-1]))}
     for number in sorted(found, reverse=True):
         folder = RunFolder(filesystem, f"{root}/{found[number]}", found[number])

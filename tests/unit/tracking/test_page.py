@@ -123,6 +123,8 @@ class TestServer:
             env={"PYTHONPATH": str(package_folder().parent)},
             stdout=subprocess.PIPE,
             text=True,
+            # A shell that runs the tests in the background has SIGINT ignored, which children inherit.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         try:
             assert opener.stdout is not None
