@@ -30,8 +30,8 @@ def exit_code_of(command: Callable[[], int]) -> int:
         sys.stderr.close()
         return FAILED
     except OSError as error:
-        place = error.filename or "a file"
-        _tell(f"{place} must be readable and writable, got: {error.strerror or error}; mend it and run the same command again")
+        place, told = error.filename or "a file", error.strerror or error
+        _tell(f"{place} must be readable and writable, got: {told}; mend it and run the same command again")
         return FAILED
     except KeyboardInterrupt:
         _tell("interrupted; run the same command again to go on from the last checkpoint")
