@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dvt.config import DataConfig, LossConfig, OptimizerConfig, Recipe, TrainConfig
 from dvt.data import open_data
 from dvt.train.loop import train_cascade
-from tests.unit.train.tiny import CASCADE, WORKER, change, one_thread
+from tests.unit.train.tiny import CASCADE, WORKER, change
 
 FILE = Path(__file__).with_name("loss_curve.json")
 RELATIVE = 2e-5  # a hundred times what other instructions (SSE instead of AVX-512) do to it
@@ -55,8 +56,8 @@ class CurveReporter:
 def draw_curve(recipe: Recipe = RECIPE) -> dict[str, list[float]]:
     """The losses of each step, in float32 on one thread."""
     reporter = CurveReporter()
-    with one_thread():
-        train_cascade(recipe, open_data(recipe.data, recipe.cascade), WORKER, reporter)
+    torch.set_num_threads(1)  # as a script too, where no conftest has done it
+    train_cascade(recipe, open_data(recipe.data, recipe.cascade), WORKER, reporter)
     return reporter.curve
 
 
