@@ -11,7 +11,7 @@ from typing import Any
 
 from ray.util.queue import Queue
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from dvt.train.loop import BEST_METRIC
 from dvt.train.sink import MetricSink, MetricSinkFactory
@@ -87,26 +87,33 @@ def shown(
 def _show_bar(console: Console, title: str, num_epochs: int, queue: Queue) -> None:
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("epochs"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[told]}"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[told]}"),
     )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(title, total=num_epochs, told="starting workers")
         while (row := queue.get()) is not None:
-            changes = {"completed": row.metrics["epoch"]} if "epoch" in row.metrics else {}
-            progress.update(task, told=describe(row), **changes)
+            epoch = row.metrics.get("epoch")
+            if epoch is None:
+                progress.update(task, told=f"step {row.step}")
+            else:
+                progress.update(task, completed=epoch, told=f"{epoch:.0f}/{num_epochs} epochs")
+                progress.console.print(line(row, num_epochs), highlight=False, soft_wrap=True)
 
 
 def _print_lines(console: Console, title: str, num_epochs: int, queue: Queue) -> None:
     console.print(f"{title}: starting workers", highlight=False)
     while (row := queue.get()) is not None:
-        epoch = f"epoch {row.metrics['epoch']:.0f}/{num_epochs} · " if "epoch" in row.metrics else ""
-        console.print(f"{title}: {epoch}step {row.step} · {describe(row)}", highlight=False, soft_wrap=True)
+        console.print(f"{title}: {line(row, num_epochs)}", highlight=False, soft_wrap=True)
+
+
+def line(row: Row, num_epochs: int) -> str:
+    """A row as one line of a log."""
+    epoch = f"epoch {row.metrics['epoch']:.0f}/{num_epochs} · " if "epoch" in row.metrics else ""
+    return f"{epoch}step {row.step} · {describe(row)}"
 
 
 def describe(row: Row) -> str:

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from dvt.cli.progress import Row, describe
+from dvt.cli.progress import Row, line
 from dvt.cli.summary import print_places, print_report, told_macs
 from dvt.exits import BudgetPoint, ExitRow, Front, FrontPoint, FrontReport, StaticReference
 
@@ -65,6 +65,7 @@ def test_a_row_of_progress() -> None:
         "data/skipped_images": 2,
         "epoch": 3,
     }
-    assert describe(Row(7, metrics)) == (
-        "loss 1.234 · calibration top-1 50.0 / 62.5 % · 512 images/s · 2 unreadable images skipped"
+    assert line(Row(7, metrics), num_epochs=16) == (
+        "epoch 3/16 · step 7 · loss 1.234 · calibration top-1 50.0 / 62.5 % · 512 images/s · "
+        "2 unreadable images skipped"
     )
