@@ -5,9 +5,7 @@ checkpoint; Ray tasks measure the trained model on calibration and test images.
 """
 
 import json
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +77,7 @@ def train_on_cluster(recipe: Recipe, folder: RunFolder, make_sink: MetricSinkFac
     """
     _remove_orphans(folder)
     cluster = recipe.cluster
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         _train_worker,
         train_loop_config=to_dict(recipe),
         scaling_config=ray_train.ScalingConfig(
@@ -99,7 +97,7 @@ def train_on_cluster(recipe: Recipe, folder: RunFolder, make_sink: MetricSinkFac
         ),
     )
     try:
-        result = _fit(trainer)
+        result = trainer.fit()
     except ray_train.TrainingFailedError as error:
         raise _plain(error) from error
     best: ray_train.Checkpoint | None = result.get_best_checkpoint(BEST_METRIC, "max")
@@ -126,6 +124,13 @@ def local_copy(checkpoint: ray_train.Checkpoint) -> Iterator[Path]:
     """The checkpoint's folder on this machine while the context lasts."""
     with checkpoint.as_directory() as folder:
         yield Path(folder)
+
+
+class _Trainer(TorchTrainer):
+    """Leaves Ctrl-C to Python: Ray Train 2.60 takes it for itself and ends the process with code 0."""
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Register nothing."""
 
 
 class _RayReporter:
@@ -172,20 +177,6 @@ class _SinkCallback(UserCallback):
             cause = _find(error, FATAL)
             if cause is not None:
                 raise cause  # Ray Train retries what workers raise, but not what a callback raises
-
-
-def _fit(trainer: TorchTrainer) -> ray_train.Result:
-    """Fit beside the main thread: in it, Ray Train 2.60 takes Ctrl-C for itself and ends the process with code 0."""
-    fitted: Future[ray_train.Result] = Future()
-
-    def fit() -> None:
-        try:
-            fitted.set_result(trainer.fit())
-        except ray_train.TrainingFailedError as error:
-            fitted.set_exception(error)
-
-    threading.Thread(target=fit, daemon=True).start()
-    return fitted.result()
 
 
 def _train_worker(config: dict[str, Any]) -> None:
