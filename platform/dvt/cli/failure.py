@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dvt.cli.cluster import ClusterError
 from dvt.config import ConfigError
 from dvt.data import DataError
+from dvt.models import WeightsError
 from dvt.tracking import TrackingError
 from dvt.train.errors import CheckpointError, TrainingError
 
@@ -23,7 +24,7 @@ def exit_code_of(command: Callable[[], int]) -> int:
         for problem in error.problems:
             _tell(str(problem))
         return TYPED_WRONG
-    except (ClusterError, DataError, CheckpointError, TrainingError, TrackingError) as error:
+    except (ClusterError, DataError, CheckpointError, TrainingError, TrackingError, WeightsError) as error:
         _tell(str(error))
         return FAILED
     except BrokenPipeError:  # whoever read the output has seen enough

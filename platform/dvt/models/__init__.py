@@ -6,6 +6,7 @@ from dvt.models.cost import StageMacs, macs_per_exit, stage_macs
 from dvt.models.resize import GridResize, axis_matrix
 from dvt.models.stage import Stage, StageOutput
 from dvt.models.variants import VARIANTS
+from dvt.models.weights import WeightsError
 
 __all__ = [
     "VARIANTS",
@@ -14,6 +15,7 @@ __all__ = [
     "Stage",
     "StageMacs",
     "StageOutput",
+    "WeightsError",
     "axis_matrix",
     "macs_per_exit",
     "stage_macs",

@@ -7,12 +7,9 @@ recipe, `training_state.pt` the optimizer, the step and the checksums of the oth
 import errno
 import hashlib
 import os
-import pickle
 import shutil
-import struct
 import uuid
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,25 +24,15 @@ from torch import Tensor
 
 from dvt.config import CascadeConfig, ConfigError, OptimizerConfig, Recipe, recipe_from_dict, recipe_to_yaml
 from dvt.models import Cascade
+from dvt.models.weights import UNREADABLE as UNREADABLE_WEIGHTS
 from dvt.train.errors import CheckpointError
 from dvt.train.state import TrainingState
 
 MODEL, EMA, CONFIG, STATE = "model.safetensors", "ema.safetensors", "config.yaml", "training_state.pt"
 FORMAT = 1  # raised when the files' meaning changes
 
-# What zipfile, torch, safetensors and yaml raise for files that are truncated, damaged or something else.
-UNREADABLE = (
-    OSError,
-    EOFError,
-    RuntimeError,
-    ValueError,
-    SafetensorError,
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    pickle.UnpicklingError,
-    yaml.YAMLError,
-)
+# What reading a file that is truncated, damaged or something else raises.
+UNREADABLE = (*UNREADABLE_WEIGHTS, yaml.YAMLError)
 
 
 @dataclass(frozen=True)
