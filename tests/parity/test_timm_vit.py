@@ -13,6 +13,13 @@ from torch.nn import functional as F
 from dvt.config import CascadeConfig, StageConfig
 from dvt.models import Cascade
 
+EVERY_OPTION: dict[str, Any] = {
+    "layer_scale": 0.1,
+    "num_registers": 4,
+    "qk_norm": True,
+    "global_pool": "avg",
+    "class_pos_embed": False,
+}
 CASES: dict[str, dict[str, Any]] = {
     "7x7 of 224": {"image_size": 224, "grid": 7},
     "14x14 of 224": {"image_size": 224, "grid": 14},
@@ -23,6 +30,14 @@ CASES: dict[str, dict[str, Any]] = {
     "another width": {"image_size": 48, "grid": 6, "embed_dim": 40, "num_heads": 5, "mlp_ratio": 2.5},
     "another epsilon": {"image_size": 32, "grid": 4, "norm_eps": 1e-2},
     "one token": {"image_size": 16, "grid": 1},
+    "LayerScale": {"image_size": 32, "grid": 4, "layer_scale": 1e-5},
+    "registers": {"image_size": 32, "grid": 4, "num_registers": 3},
+    "normalised queries and keys": {"image_size": 32, "grid": 4, "qk_norm": True, "norm_eps": 1e-2},
+    "mean of the patches": {"image_size": 32, "grid": 4, "global_pool": "avg"},
+    "mean of the patches, not of registers": {"image_size": 32, "grid": 4, "global_pool": "avg", "num_registers": 2},
+    "class token without position": {"image_size": 32, "grid": 4, "class_pos_embed": False},
+    "registers without position": {"image_size": 32, "grid": 4, "class_pos_embed": False, "num_registers": 4},
+    "every option": {"image_size": 28, "grid": 9, "in_chans": 1, **EVERY_OPTION},
 }
 
 
@@ -49,13 +64,18 @@ def timm_vit(config: CascadeConfig) -> VisionTransformer:
         num_heads=config.num_heads,
         mlp_ratio=config.mlp_ratio,
         qkv_bias=config.qkv_bias,
+        qk_norm=config.qk_norm,
+        init_values=config.layer_scale,
+        reg_tokens=config.num_registers,
+        global_pool=config.global_pool,
+        no_embed_class=not config.class_pos_embed,
         norm_layer=partial(nn.LayerNorm, eps=config.norm_eps),
     ).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in vit.named_parameters():
             values = torch.randn(parameter.shape, generator=generator)
-            is_scale = name.endswith("weight") and parameter.ndim == 1
+            is_scale = name.endswith(("weight", "gamma")) and parameter.ndim == 1
             spread = 0.1 if parameter.ndim == 1 else parameter[0].numel() ** -0.5
             parameter.copy_(float(is_scale) + spread * values)
     return vit
@@ -92,8 +112,9 @@ def test_logits_are_timms(case: dict[str, Any]) -> None:
     torch.testing.assert_close(features, tokens, rtol=0, atol=1e-5)  # before the final norm
 
 
-def test_gradients_are_timms() -> None:
-    config = config_of({"image_size": 32, "grid": 4})
+@pytest.mark.parametrize("options", [{}, EVERY_OPTION], ids=["no option", "every option"])
+def test_gradients_are_timms(options: dict[str, Any]) -> None:
+    config = config_of({"image_size": 32, "grid": 4} | options)
     vit = timm_vit(config)
     stage = Cascade(config).stages[1]
     stage.load_state_dict({name.replace("patch_embed.", "tokenizer."): each for name, each in vit.state_dict().items()})

@@ -44,6 +44,16 @@ def small_cascades() -> dict[str, CascadeConfig]:
     return configs
 
 
+OPTIONS: dict[str, dict[str, Any]] = {
+    "LayerScale": {"layer_scale": 0.5},
+    "registers": {"num_registers": 2},
+    "normalised queries and keys": {"qk_norm": True},
+    "mean of the patches": {"global_pool": "avg"},
+    "class token without position": {"class_pos_embed": False},
+}
+OPTIONS["every option"] = {name: value for option in OPTIONS.values() for name, value in option.items()}
+
+
 SMALL = small_cascades()
 
 
@@ -62,7 +72,7 @@ def unread(config: CascadeConfig) -> set[str]:
     is_read = False  # whether a later stage makes anything of a stage's features
     for stage_index in reversed(range(config.num_exits)):
         depth = config.reuse(stage_index).feature_depth
-        if depth == config.depth and not is_read:
+        if depth == config.depth and not is_read and config.global_pool == "token":
             names.add(f"stages.{stage_index}.feature_reuse.{depth - 1}.")
             depth -= 1
         is_read = depth > 0
@@ -107,6 +117,20 @@ def test_small_cascades(config: CascadeConfig) -> None:
     assert logits.shape == (config.num_exits, 2, 4)
     assert logits.isfinite().all()
     assert not torch.equal(logits[:, 0], logits[:, 1])
+    check_gradients(cascade, batch)
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+@pytest.mark.parametrize("reuse", REUSES)
+def test_options_of_later_transformers(options: dict[str, Any], reuse: str) -> None:
+    torch.manual_seed(0)
+    config = replace(SMALL[next(name for name in SMALL if f"3 stages, vit, {reuse} reused" in name)], **options)
+    cascade = Cascade(config).eval()
+    batch = images(config, 2)
+    with torch.no_grad():
+        logits = cascade(batch)
+    assert logits.shape == (3, 2, 4)
+    assert logits.isfinite().all()
     check_gradients(cascade, batch)
 
 

@@ -8,8 +8,12 @@ from itertools import pairwise
 from typing import Literal
 
 from dvt.config.problems import Rules
+from dvt.config.yaml_text import spell
 
 ReuseDepth = int | Literal["all"]
+
+# Options of later vision transformers than T2T-ViT, which keeps the default of each.
+VIT_OPTIONS = ("layer_scale", "num_registers", "qk_norm", "global_pool", "class_pos_embed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +58,11 @@ class CascadeConfig:
     mlp_ratio: float = 4.0  # hidden channels of a block's MLP, as a multiple of embed_dim
     qkv_bias: bool = True  # whether queries, keys and values have a bias
     norm_eps: float = 1e-6  # epsilon of every LayerNorm of a block
+    layer_scale: float | None = None  # initial scale of each residual branch (LayerScale); null is none; vit only
+    num_registers: int = 0  # register tokens behind the class token, which no patch belongs to; vit only
+    qk_norm: bool = False  # whether queries and keys are normalised over the channels of a head; vit only
+    global_pool: Literal["token", "avg"] = "token"  # what an exit reads: class token, or mean of patches; vit only
+    class_pos_embed: bool = True  # whether class token and registers have position embeddings too; vit only
     drop_path: float = 0.0  # probability of skipping the last block in training; grows linearly over the blocks
     feature_reuse_dim: int = 48  # channels of the context that upstream features add to a block's MLP
     feature_reuse_hidden_dim: int = 128  # hidden channels of the MLP that makes this context
@@ -80,6 +89,11 @@ class CascadeConfig:
         """Tokens a side of each stage."""
         return tuple(stage.token_grid for stage in self.stages)
 
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens before the patches: the class token, then the registers."""
+        return 1 + self.num_registers
+
     def reuse(self, stage_index: int) -> StageReuse:
         """The resolved reuse depths of a stage, in blocks."""
         if stage_index == 0:
@@ -102,6 +116,9 @@ class CascadeConfig:
             rules.at_least(name, getattr(self, name), 1)
         for name in ("feature_reuse_dim", "feature_reuse_hidden_dim"):
             rules.at_least(name, getattr(self, name), 1)
+        rules.at_least("num_registers", self.num_registers, 0)
+        if self.layer_scale is not None:
+            rules.above("layer_scale", self.layer_scale, 0)
         for name in ("mlp_ratio", "norm_eps", "relation_reuse_ratio"):
             rules.above(name, getattr(self, name), 0)
         rules.between("drop_path", self.drop_path, 0, 0.99)
@@ -115,6 +132,9 @@ class CascadeConfig:
             rules.require(
                 self.embed_dim % 2 == 0, "embed_dim", f"must be even for family t2t_vit, got {self.embed_dim}"
             )
+            for name in VIT_OPTIONS:
+                default, got = getattr(type(self), name), getattr(self, name)
+                rules.require(got == default, name, f"must be {spell(default)} for family t2t_vit, got {spell(got)}")
 
     def _check_stages(self, rules: Rules) -> None:
         grids = self.token_grids

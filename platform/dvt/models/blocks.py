@@ -1,12 +1,14 @@
 """The transformer block of every stage, with room for what an upstream stage hands on.
 
 Source: Wang et al., NeurIPS 2021, equations 3 to 6; without reuse it is timm's ViT block.
+LayerScale: Touvron et al., ICCV 2021; normalised queries and keys: Henry et al., EMNLP Findings 2020.
 
-Shapes: B batch, N tokens with the class token, D width, H heads, C channels of the reused context.
+Shapes: B batch, N tokens with the class token and registers, D width, H heads, C channels of the reused context.
 """
 
 import torch
 from timm.layers.drop import DropPath
+from timm.layers.layer_scale import LayerScale
 from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,6 +24,9 @@ class Attention(nn.Module):
         self.num_heads = config.num_heads
         self.scale = (config.embed_dim // config.num_heads) ** -0.5
         self.qkv = nn.Linear(config.embed_dim, 3 * config.embed_dim, bias=config.qkv_bias)
+        head_dim = config.embed_dim // config.num_heads
+        self.q_norm = nn.LayerNorm(head_dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = nn.LayerNorm(head_dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
         self.proj = nn.Linear(config.embed_dim, config.embed_dim)
 
     def forward(self, tokens: Tensor, reused: Tensor | None, hands_on: bool) -> tuple[Tensor, Tensor | None]:
@@ -38,6 +43,8 @@ class Attention(nn.Module):
         """
         qkv = self.qkv(tokens).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, H, N, D/H)
         query, key, value = qkv.unbind(0)
+        # Autocast normalises in float32; the product takes one type.
+        query, key = self.q_norm(query).to(value.dtype), self.k_norm(key).to(value.dtype)
         logits = None
         if hands_on:
             logits = (query * self.scale) @ key.transpose(-2, -1)
@@ -65,8 +72,10 @@ class Block(nn.Module):
         dim = config.embed_dim
         self.norm1 = nn.LayerNorm(dim, eps=config.norm_eps)
         self.attn = Attention(config)
+        self.ls1 = _branch_scale(config)
         self.norm2 = nn.LayerNorm(dim + context_dim, eps=config.norm_eps)
         self.mlp = Mlp(dim + context_dim, int(dim * config.mlp_ratio), dim)
+        self.ls2 = _branch_scale(config)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(
@@ -84,6 +93,10 @@ class Block(nn.Module):
             Tokens (B, N, D) and the attention logits (B, H, N, N) or None.
         """
         attended, logits = self.attn(self.norm1(tokens), reused, hands_on)
-        tokens = tokens + self.drop_path(attended)
+        tokens = tokens + self.drop_path(self.ls1(attended))
         wide = tokens if context is None else torch.cat((tokens, context), dim=-1)  # (B, N, D+C)
-        return tokens + self.drop_path(self.mlp(self.norm2(wide))), logits
+        return tokens + self.drop_path(self.ls2(self.mlp(self.norm2(wide)))), logits
+
+
+def _branch_scale(config: CascadeConfig) -> nn.Module:
+    return nn.Identity() if config.layer_scale is None else LayerScale(config.embed_dim, config.layer_scale)

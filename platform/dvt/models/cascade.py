@@ -62,4 +62,5 @@ class Cascade(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that timm's optimizer factory must not decay, besides norms and biases."""
-        return {name for name, _ in self.named_parameters() if name.endswith(("cls_token", "pos_embed"))}
+        endings = ("cls_token", "reg_token", "pos_embed")
+        return {name for name, _ in self.named_parameters() if name.endswith(endings)}

@@ -4,7 +4,7 @@ Counted as the paper counts: matrix products and convolutions; norms, activation
 Resizing a grid is counted by the non-zero entries of its matrices, a few a token, as pooling would spend them: that
 a dense product is faster on today's hardware is not the method's cost.
 
-Shapes: N tokens with the class token, P = N - 1 patches, D width, H heads, L blocks.
+Shapes: N tokens with class token and registers, D width, H heads, L blocks.
 """
 
 from dataclasses import dataclass, fields
@@ -43,7 +43,7 @@ def stage_macs(config: CascadeConfig, stage_index: int) -> StageMacs:
     """Multiply-adds that one image spends in one stage."""
     dim, reuse = config.embed_dim, config.reuse(stage_index)
     grid = config.token_grids[stage_index]
-    tokens = grid * grid + 1
+    tokens = grid * grid + config.num_prefix_tokens
     attention = 4 * tokens * dim**2 + 2 * tokens**2 * dim  # qkv and proj; logits and weighted sum
     mlp = 2 * tokens * dim * int(dim * config.mlp_ratio)
     context = tokens * config.feature_reuse_dim * int(dim * config.mlp_ratio)  # the wider input of the MLP
@@ -90,7 +90,7 @@ def _relation_macs(config: CascadeConfig, stage_index: int) -> int:
     reuse = config.reuse(stage_index)
     in_maps, out_maps = reuse.relation_upstream_depth * config.num_heads, reuse.relation_depth * config.num_heads
     hidden = int(config.relation_reuse_ratio * out_maps)
-    upstream_tokens, tokens = 1 + upstream**2, 1 + grid**2
+    upstream_tokens, tokens = config.num_prefix_tokens + upstream**2, config.num_prefix_tokens + grid**2
     convolutions = upstream_tokens**2 * hidden * (in_maps + out_maps)
     resizes = out_maps * (upstream_tokens + tokens) * _resize_macs(upstream, grid)  # keys, then queries
     return convolutions + resizes

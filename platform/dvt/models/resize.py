@@ -2,9 +2,9 @@
 
 Source: Wang et al., NeurIPS 2021, section 3.2. The published code up-samples to an intermediate grid by nearest
 neighbour and pools down by adaptive averages. Both are linear, so together they are one matrix U:
-features become `U z`, relationships `U A U^T`; the class token is carried over by a 1 on U's diagonal.
+features become `U z`, relationships `U A U^T`; class token and registers are carried over by ones on U's diagonal.
 
-Shapes: B batch, C channels or maps, n and m tokens a side before and after, N = 1 + n*n tokens.
+Shapes: B batch, C channels or maps, n and m tokens a side before and after, P prefix tokens, N = P + n*n tokens.
 """
 
 import torch
@@ -38,23 +38,28 @@ class GridResize(nn.Module):
     """Resizes what an upstream stage hands on to the token grid of the stage that reuses it.
 
     The matrices are buffers outside the state dict: the two grids determine them.
+
+    Args:
+        source_grid: Tokens a side of the upstream stage.
+        target_grid: Tokens a side of the stage that reuses.
+        num_prefix: Tokens before the grid's, which are carried over as they are.
     """
 
     grid_matrix: Tensor
     token_matrix: Tensor
 
-    def __init__(self, source_grid: int, target_grid: int) -> None:
+    def __init__(self, source_grid: int, target_grid: int, num_prefix: int = 1) -> None:
         super().__init__()
-        self.source_grid, self.target_grid = source_grid, target_grid
+        self.source_grid, self.target_grid, self.num_prefix = source_grid, target_grid, num_prefix
         side = axis_matrix(source_grid, target_grid)
         grid = torch.kron(side, side)
         dtype = torch.get_default_dtype()
         self.register_buffer("grid_matrix", grid.to(dtype), persistent=False)  # (m*m, n*n)
-        token = torch.block_diag(torch.ones(1, 1, dtype=grid.dtype), grid)
+        token = torch.block_diag(torch.eye(num_prefix, dtype=grid.dtype), grid)
         self.register_buffer("token_matrix", token.to(dtype), persistent=False)  # (M, N)
 
     def features(self, patches: Tensor) -> Tensor:
-        """Resize patch tokens (class token left out) of shape (B, n*n, C) to (B, m*m, C)."""
+        """Resize patch tokens (prefix tokens left out) of shape (B, n*n, C) to (B, m*m, C)."""
         return self.grid_matrix @ patches
 
     def relations(self, maps: Tensor) -> Tensor:

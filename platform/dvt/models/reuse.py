@@ -2,7 +2,8 @@
 
 Source: Wang et al., NeurIPS 2021, equations 3 to 6.
 
-Shapes: B batch, N_up and N tokens up- and downstream with the class token, D width, H heads, C context channels.
+Shapes: B batch, N_up and N tokens up- and downstream, P of them class token and registers, D width, H heads,
+C context channels.
 """
 
 import torch
@@ -23,9 +24,9 @@ class FeatureReuse(nn.Module):
         self.mlp = Mlp(config.embed_dim, config.feature_reuse_hidden_dim, config.feature_reuse_dim)
 
     def forward(self, features: Tensor, resize: GridResize) -> Tensor:
-        """Context (B, N, C) from upstream features (B, N_up, D); the class token's context is zero."""
-        patches = self.mlp(self.norm(features[:, 1:]))  # (B, N_up - 1, C)
-        return F.pad(resize.features(patches), (0, 0, 1, 0))
+        """Context (B, N, C) from upstream features (B, N_up, D); the prefix tokens' context is zero."""
+        patches = self.mlp(self.norm(features[:, resize.num_prefix :]))  # (B, N_up - P, C)
+        return F.pad(resize.features(patches), (0, 0, resize.num_prefix, 0))
 
 
 class RelationReuse(nn.Module):

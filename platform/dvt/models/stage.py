@@ -1,8 +1,9 @@
 """One stage of the cascade: a vision transformer that may start from what the stage before it computed.
 
 Source: Wang et al., NeurIPS 2021; without upstream reuse it computes what timm's `VisionTransformer` does.
+Registers: Darcet et al., "Vision Transformers Need Registers", ICLR 2024.
 
-Shapes: B batch, c image channels, S image side, N tokens with the class token, D width, H heads, L blocks.
+Shapes: B batch, c image channels, S image side, N tokens with class token and registers, D width, H heads.
 """
 
 from dataclasses import dataclass
@@ -57,14 +58,17 @@ class Stage(nn.Module):
         is_t2t = config.family == "t2t_vit"
         self.tokenizer = TokensToToken(config, grid) if is_t2t else ConvTokenizer(config, grid)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.num_prefix, self.has_class_pos_embed = config.num_prefix_tokens, config.class_pos_embed
+        self.reg_token = nn.Parameter(torch.zeros(1, config.num_registers, dim)) if config.num_registers else None
+        num_embedded = grid * grid + (self.num_prefix if config.class_pos_embed else 0)
         if is_t2t:
-            self.register_buffer("pos_embed", sinusoid_table(1 + grid * grid, dim))
+            self.register_buffer("pos_embed", sinusoid_table(num_embedded, dim))
         else:
-            self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid * grid, dim))
+            self.pos_embed = nn.Parameter(torch.zeros(1, num_embedded, dim))
 
         self.has_reuse = bool(reuse.feature_depth or reuse.relation_depth)
         if self.has_reuse:
-            self.resize = GridResize(config.token_grids[stage_index - 1], grid)
+            self.resize = GridResize(config.token_grids[stage_index - 1], grid, self.num_prefix)
         self.feature_reuse = nn.ModuleList(FeatureReuse(config) for _ in range(reuse.feature_depth))
         self.relation_reuse = (
             RelationReuse(
@@ -81,7 +85,10 @@ class Stage(nn.Module):
             )
             for index in range(config.depth)
         )
-        self.norm = nn.LayerNorm(dim, eps=config.norm_eps)
+        # One norm, before pooling or behind it; timm names it by its place.
+        self.is_averaged = config.global_pool == "avg"
+        self.norm = nn.Identity() if self.is_averaged else nn.LayerNorm(dim, eps=config.norm_eps)
+        self.fc_norm = nn.LayerNorm(dim, eps=config.norm_eps) if self.is_averaged else nn.Identity()
         self.head = nn.Linear(dim, config.num_classes)
         self._init_weights()
 
@@ -111,13 +118,18 @@ class Stage(nn.Module):
             tokens, logits = block(tokens, context, reused[index] if index < len(reused) else None, hands_on)
             if logits is not None:
                 kept.append(logits)
-        prediction = self.head(self.norm(tokens[:, 0]))  # the norm is per token: the others need none
+        # The norm is per token: others than the class token need none.
+        pooled = tokens[:, self.num_prefix :].mean(dim=1) if self.is_averaged else self.norm(tokens[:, 0])
+        prediction = self.head(self.fc_norm(pooled))
         return StageOutput(prediction, tokens, torch.cat(kept, dim=1) if kept else None)
 
     def _tokens(self, images: Tensor) -> Tensor:
         tokens = self.tokenizer(images)
-        tokens = torch.cat((self.cls_token.expand(len(images), -1, -1), tokens), dim=1)  # (B, N, D)
-        return tokens + self.pos_embed
+        if not self.has_class_pos_embed:
+            tokens = tokens + self.pos_embed
+        prefix = [token.expand(len(images), -1, -1) for token in (self.cls_token, self.reg_token) if token is not None]
+        tokens = torch.cat((*prefix, tokens), dim=1)  # (B, N, D)
+        return tokens + self.pos_embed if self.has_class_pos_embed else tokens
 
     def _reused(self, upstream: StageOutput | None) -> tuple[Tensor, ...]:
         """Attention logits for the first blocks, (B, H, N, N) each."""
@@ -135,5 +147,7 @@ class Stage(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         trunc_normal_(self.cls_token, std=0.02)
+        if self.reg_token is not None:
+            trunc_normal_(self.reg_token, std=0.02)
         if isinstance(self.pos_embed, nn.Parameter):
             trunc_normal_(self.pos_embed, std=0.02)

@@ -22,6 +22,13 @@ def cascade_configs(draw: st.DrawFn) -> CascadeConfig:
     )
     num_heads = draw(st.integers(1, 16))
     positive = st.floats(1e-12, 1e3)
+    options = {
+        "layer_scale": st.one_of(st.none(), positive),
+        "num_registers": st.integers(0, 16),
+        "qk_norm": st.booleans(),
+        "global_pool": st.sampled_from(["token", "avg"]),
+        "class_pos_embed": st.booleans(),
+    }
     return CascadeConfig(
         image_size=image_size,
         in_chans=draw(st.sampled_from([1, 3])),
@@ -38,4 +45,5 @@ def cascade_configs(draw: st.DrawFn) -> CascadeConfig:
         feature_reuse_hidden_dim=draw(st.integers(1, 256)),
         relation_reuse_ratio=draw(positive),
         stages=stages,
+        **({name: draw(values) for name, values in options.items()} if family == "vit" else {}),
     )

@@ -1,5 +1,6 @@
 """Recipes from files and command lines: what is read, what is refused and in which words, and the way back."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ SECTIONS = "name, cascade, data, optimizer, loss, train, exits, cluster, run"
 AUGMENT = "crop_scale, hflip, rand_augment, random_erasing, mixup, cutmix, mix_prob, switch_prob"
 STAGE = "token_grid, feature_reuse_depth, relation_reuse_depth, relation_upstream_depth"
 
-# Every field differs from its default, and the words among them are those that YAML makes traps of.
+# Every field of one or the other differs from its default, and the words among them are those that YAML makes traps of.
 UNUSUAL = Recipe(
     name="1e5",
     cascade=CascadeConfig(
@@ -104,6 +105,18 @@ UNUSUAL = Recipe(
     cluster=ClusterConfig(num_workers=2, use_gpu=True, cpus_per_worker=0.5, max_failures=0),
     exits=ExitsConfig(budgets_macs=(1e9, 2.5e9), static_reference=True),
     run=RunConfig(storage_path="off", name="12e34567", tracking_uri="null", experiment="y", is_registered=False),
+)
+UNUSUAL_VIT = replace(
+    UNUSUAL,
+    cascade=replace(
+        UNUSUAL.cascade,
+        family="vit",
+        layer_scale=1e-5,
+        num_registers=4,
+        qk_norm=True,
+        global_pool="avg",
+        class_pos_embed=False,
+    ),
 )
 
 
@@ -392,15 +405,15 @@ def test_a_bad_override_is_told(tmp_path: Path, words: list[str], sentence: str)
 
 
 def test_a_recipe_round_trips_through_yaml(tmp_path: Path) -> None:
-    for recipe in (UNUSUAL, Recipe(name="a", data=DataConfig(root="x"))):
+    for recipe in (UNUSUAL, UNUSUAL_VIT, Recipe(name="a", data=DataConfig(root="x"))):
         assert load_recipe(write(tmp_path, recipe_to_yaml(recipe))) == recipe
         assert recipe_from_dict(to_dict(recipe)) == recipe
 
 
-def test_the_unusual_recipe_is_unusual_everywhere() -> None:
+def test_the_unusual_recipes_are_unusual_everywhere() -> None:
     usual = flatten(to_dict(Recipe(name="a", data=DataConfig(root="x"))))
-    unusual = flatten(to_dict(UNUSUAL))
-    same = {path for path, value in unusual.items() if usual.get(path) == value}
+    unusual, unusual_vit = flatten(to_dict(UNUSUAL)), flatten(to_dict(UNUSUAL_VIT))
+    same = {path for path, value in unusual.items() if usual.get(path) == value == unusual_vit[path]}
     # In the first stage only 0 and `all` are allowed, and of the second's depths two differ.
     assert same == {
         f"cascade.stages.0.{name}"

@@ -49,6 +49,18 @@ BROKEN: list[tuple[type, dict[str, Any], str]] = [
     (CascadeConfig, {"feature_reuse_dim": 0}, "feature_reuse_dim must be at least 1, got 0"),
     (CascadeConfig, {"feature_reuse_hidden_dim": 0}, "feature_reuse_hidden_dim must be at least 1, got 0"),
     (CascadeConfig, {"mlp_ratio": 0.0}, "mlp_ratio must be greater than 0, got 0"),
+    (CascadeConfig, {"layer_scale": 0.0}, "layer_scale must be greater than 0, got 0"),
+    (CascadeConfig, {"num_registers": -1}, "num_registers must be at least 0, got -1"),
+    *(
+        (CascadeConfig, {"family": "t2t_vit", name: value}, f"{name} must be {rule}")
+        for name, value, rule in (
+            ("layer_scale", 1e-5, "null for family t2t_vit, got 1e-05"),
+            ("num_registers", 4, "0 for family t2t_vit, got 4"),
+            ("qk_norm", True, "false for family t2t_vit, got true"),
+            ("global_pool", "avg", "'token' for family t2t_vit, got 'avg'"),
+            ("class_pos_embed", False, "true for family t2t_vit, got false"),
+        )
+    ),
     (CascadeConfig, {"norm_eps": -1e-6}, "norm_eps must be greater than 0, got -1e-06"),
     (CascadeConfig, {"relation_reuse_ratio": 0.0}, "relation_reuse_ratio must be greater than 0, got 0"),
     (CascadeConfig, {"drop_path": -0.1}, "drop_path must be from 0 to 0.99, got -0.1"),
@@ -216,7 +228,20 @@ def test_the_bounds_themselves_are_allowed() -> None:
     TrainConfig(ema_decay=1)
 
 
+def test_every_option_that_t2t_vit_does_not_have_is_told() -> None:
+    with pytest.raises(ConfigError) as caught:
+        CascadeConfig(family="t2t_vit", layer_scale=1.0, num_registers=2, qk_norm=True, class_pos_embed=False)
+    assert [problem.path for problem in caught.value.problems] == [
+        "layer_scale",
+        "num_registers",
+        "qk_norm",
+        "class_pos_embed",
+    ]
+
+
 def test_cascades_know_their_exits_and_grids() -> None:
+    assert CascadeConfig().num_prefix_tokens == 1
+    assert CascadeConfig(num_registers=4).num_prefix_tokens == 5
     assert CascadeConfig().num_exits == 3
     assert CascadeConfig().token_grids == (7, 10, 14)
 

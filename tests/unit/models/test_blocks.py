@@ -54,6 +54,19 @@ def test_attention_is_a_loop_over_heads_and_tokens(reuses: bool, qkv_bias: bool)
             torch.testing.assert_close(logits[image], expected[1], rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("hands_on", [True, False])
+def test_normalised_queries_and_keys_under_autocast(hands_on: bool) -> None:
+    torch.manual_seed(0)
+    module, tokens = Attention(tiny(qk_norm=True)), noise(2, 5, 16).float()
+    reused = noise(2, 2, 5, 5, seed=1).float()
+    with torch.no_grad():
+        exact, _ = module(tokens, reused, hands_on)
+        with torch.autocast("cpu", torch.bfloat16):
+            coarse, _ = module(tokens, reused, hands_on)
+    assert coarse.dtype == torch.bfloat16
+    torch.testing.assert_close(coarse.float(), exact, rtol=0, atol=0.02)
+
+
 @pytest.mark.parametrize("reuses", [True, False])
 def test_handing_on_changes_nothing(reuses: bool) -> None:
     module, tokens = attention(), noise(2, 5, 16)

@@ -88,6 +88,22 @@ def test_class_tokens_and_positions_do_not_decay(family: Any, names: tuple[str, 
     assert cascade.no_weight_decay() <= dict(cascade.named_parameters()).keys()
 
 
+def test_registers_do_not_decay() -> None:
+    cascade = Cascade(tiny(num_registers=2))
+    assert {f"stages.{index}.reg_token" for index in range(3)} <= cascade.no_weight_decay()
+
+
+@pytest.mark.parametrize("options", [{}, {"num_registers": 2, "global_pool": "avg", "class_pos_embed": False}])
+def test_registers_and_pooling_keep_early_exits_the_same(options: dict[str, Any]) -> None:
+    config = tiny(qk_norm=True, layer_scale=0.5, **options)
+    cascade, batch = build(config), images(config)
+    with torch.no_grad():
+        logits, upstream = cascade(batch), None
+        for index in range(3):
+            upstream = cascade.stage(index, batch, upstream)
+            assert torch.equal(upstream.logits, logits[index])
+
+
 def test_stochastic_depth_grows_linearly() -> None:
     cascade = Cascade(tiny(depth=5, drop_path=0.2))
     rates = [getattr(block.drop_path, "drop_prob", 0.0) for block in cascade.stages[1].blocks]

@@ -47,7 +47,7 @@ def dense_resizes(config: CascadeConfig) -> int:
         entries = int(axis_matrix(source, target).count_nonzero())
         sparse = source * entries + entries * target  # one side after the other
         extra += reuse.feature_depth * config.feature_reuse_dim * (target**2 * source**2 - sparse)
-        before, after = 1 + source**2, 1 + target**2
+        before, after = config.num_prefix_tokens + source**2, config.num_prefix_tokens + target**2
         keys, queries = before * before * after, after * before * after
         extra += reuse.relation_depth * config.num_heads * (keys + queries - (before + after) * sparse)
     return extra
@@ -74,6 +74,8 @@ COUNTED: dict[str, CascadeConfig] = {
     "relations": tiny(stages=with_depths(0, "all", "all")),
     "partial": tiny(stages=with_depths(1, 2, 1), relation_reuse_ratio=1.7),
     "all": tiny(stages=with_depths("all", "all", "all")),
+    "registers, no reuse": tiny(stages=with_depths(0, 0, 0), num_registers=4),
+    "registers, all": tiny(num_registers=3, class_pos_embed=False, qk_norm=True, layer_scale=0.1, global_pool="avg"),
     "t2t, no reuse": tiny(family="t2t_vit", stages=with_depths(0, 0, 0)),
     "t2t, all": tiny(family="t2t_vit", image_size=37, in_chans=1),
 }
@@ -114,6 +116,26 @@ def test_a_stage_worked_by_hand() -> None:
     assert fine.feature_reuse == 4 * (4 * 8 + 8 * 6) + 6 * resize
     assert fine.relation_reuse == 5 * 5 * (2 * 6 + 6 * 2) + 2 * (5 + 17) * resize
     assert fine.total == fine.tokenizer + fine.blocks + fine.feature_reuse + fine.relation_reuse + 12
+
+
+def test_a_register_costs_what_a_patch_does_but_for_its_pixels_and_context() -> None:
+    # 2x2 and 3x3 tokens of 4 channels with 2 registers, 1 block; 1x1 hidden maps of 2 heads.
+    config = tiny(
+        image_size=6,
+        in_chans=1,
+        num_classes=3,
+        embed_dim=4,
+        depth=1,
+        num_registers=2,
+        relation_reuse_ratio=1.0,
+        stages=stages(2, 3),
+    )
+    fine = stage_macs(config, 1)
+    assert fine.tokenizer == 9 * 4 * 4
+    assert fine.blocks == 12 * (4 * 12 + 4 * 4) + 2 * 12 * 12 * 4 + 2 * 12 * 4 * 8 + 12 * 6 * 8
+    resize = 2 * 4 + 4 * 3  # 2 -> 4 -> 3 has 4 entries: 1, 1/2 and 1/2, 1
+    assert fine.feature_reuse == 4 * (4 * 8 + 8 * 6) + 6 * resize  # of patches alone
+    assert fine.relation_reuse == 7 * 7 * (2 * 2 + 2 * 2) + 2 * (7 + 12) * resize
 
 
 def test_costs_add_up_over_exits() -> None:

@@ -73,11 +73,11 @@ def test_axis_matrices_are_averages(grids: tuple[int, int]) -> None:
     torch.testing.assert_close(matrix.sum(dim=1), torch.ones(grids[1], dtype=torch.float64), rtol=0, atol=1e-12)
 
 
-def exact_resize(source: int, target: int) -> GridResize:
+def exact_resize(source: int, target: int, num_prefix: int = 1) -> GridResize:
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        return GridResize(source, target)
+        return GridResize(source, target, num_prefix)
     finally:
         torch.set_default_dtype(default)
 
@@ -125,6 +125,26 @@ def test_relations_are_resized_as_published(source: int, between: int, target: i
     torch.testing.assert_close(resized[:, :, 0, 1:], row, rtol=0, atol=1e-12)
     column = resize_patches(maps[:, :, 1:, 0].transpose(1, 2), between, target).transpose(1, 2)
     torch.testing.assert_close(resized[:, :, 1:, 0], column, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("num_prefix", [2, 5])
+def test_registers_are_carried_over_as_the_class_token_is(num_prefix: int) -> None:
+    source, target = 2, 3
+    maps = noise(2, 3, num_prefix + source**2, num_prefix + source**2)
+    resize = exact_resize(source, target, num_prefix)
+    resized = resize.relations(maps)
+    assert resized.shape == (2, 3, num_prefix + target**2, num_prefix + target**2)
+    torch.testing.assert_close(
+        resized[..., :num_prefix, :num_prefix], maps[..., :num_prefix, :num_prefix], rtol=0, atol=0
+    )
+    alone = exact_resize(source, target)
+    for token in range(num_prefix):  # with the patches, each is what the only one of another map would be
+        places = [token, *range(num_prefix, num_prefix + source**2)]
+        after = [token, *range(num_prefix, num_prefix + target**2)]
+        expected = alone.relations(maps[..., places, :][..., places])
+        torch.testing.assert_close(resized[..., after, :][..., after], expected, rtol=0, atol=1e-12)
+    patches = noise(3, source**2, 5)
+    assert torch.equal(resize.features(patches), alone.features(patches))
 
 
 def loop_resize(patches: list[list[float]], target: int) -> list[list[float]]:

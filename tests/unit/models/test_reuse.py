@@ -33,6 +33,17 @@ def test_feature_reuse_is_its_equation() -> None:
             torch.testing.assert_close(context[:, 1 + 4 * row + column], made[:, source], rtol=0, atol=1e-12)
 
 
+def test_registers_have_no_context_and_make_none() -> None:
+    torch.manual_seed(0)
+    reuse, resize = FeatureReuse(tiny(num_registers=2)).double(), GridResize(2, 4, num_prefix=3).double()
+    features = noise(3, 7, 16)
+    context = reuse(features, resize)
+    assert context.shape == (3, 19, 6)
+    assert torch.count_nonzero(context[:, :3]) == 0
+    without = reuse(features[:, 2:], GridResize(2, 4).double())
+    assert torch.equal(context[:, 3:], without[:, 1:])
+
+
 def test_relation_reuse_is_a_loop_over_pairs_of_tokens() -> None:
     torch.manual_seed(0)
     config = tiny(relation_reuse_ratio=1.5)
