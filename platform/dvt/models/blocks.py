@@ -49,7 +49,7 @@ class Attention(nn.Module):
         if hands_on:
             logits = (query * self.scale) @ key.transpose(-2, -1)
             if reused is not None:
-                logits = logits + reused
+                logits += reused
             attended = logits.softmax(dim=-1) @ value
         else:  # nobody needs the logits, so they need not be stored
             mask = None if reused is None else reused.to(query.dtype)

@@ -1,8 +1,7 @@
 """What an image costs, in multiply-adds, from shapes alone.
 
-Counted as the paper counts: matrix products and convolutions; norms, activations, softmax and sums are left out.
-Resizing a grid is counted by the non-zero entries of its matrices, a few a token, as pooling would spend them: that
-a dense product is faster on today's hardware is not the method's cost.
+Counted as the paper counts: matrix products and convolutions. Norms, activations, softmax and sums are left out, and
+resizing a grid is one of these: each token becomes a weighted sum of at most four.
 
 Shapes: N tokens with class token and registers, D width, H heads, L blocks.
 """
@@ -10,7 +9,6 @@ Shapes: N tokens with class token and registers, D width, H heads, L blocks.
 from dataclasses import dataclass, fields
 
 from dvt.config import CascadeConfig
-from dvt.models.resize import axis_matrix
 from dvt.models.tokenizers import LATER_SOFT_SPLIT, RANDOM_FEATURES, TOKEN_DIM, first_soft_split
 
 
@@ -80,23 +78,14 @@ def _performer_macs(tokens: int, in_dim: int) -> int:
 
 
 def _feature_macs(config: CascadeConfig, stage_index: int) -> int:
-    upstream, grid = config.token_grids[stage_index - 1], config.token_grids[stage_index]
+    upstream = config.token_grids[stage_index - 1]
     mlp = config.feature_reuse_hidden_dim * (config.embed_dim + config.feature_reuse_dim)
-    return upstream**2 * mlp + config.feature_reuse_dim * _resize_macs(upstream, grid)
+    return (config.num_prefix_tokens + upstream**2) * mlp
 
 
 def _relation_macs(config: CascadeConfig, stage_index: int) -> int:
-    upstream, grid = config.token_grids[stage_index - 1], config.token_grids[stage_index]
     reuse = config.reuse(stage_index)
     in_maps, out_maps = reuse.relation_upstream_depth * config.num_heads, reuse.relation_depth * config.num_heads
     hidden = int(config.relation_reuse_ratio * out_maps)
-    upstream_tokens, tokens = config.num_prefix_tokens + upstream**2, config.num_prefix_tokens + grid**2
-    convolutions = upstream_tokens**2 * hidden * (in_maps + out_maps)
-    resizes = out_maps * (upstream_tokens + tokens) * _resize_macs(upstream, grid)  # keys, then queries
-    return convolutions + resizes
-
-
-def _resize_macs(source_grid: int, target_grid: int) -> int:
-    """Multiply-adds of resizing one channel of a grid, one side after the other."""
-    nonzero = int((axis_matrix(source_grid, target_grid) != 0).sum())
-    return source_grid * nonzero + nonzero * target_grid
+    upstream_tokens = config.num_prefix_tokens + config.token_grids[stage_index - 1] ** 2
+    return upstream_tokens**2 * hidden * (in_maps + out_maps)

@@ -7,8 +7,12 @@ features become `U z`, relationships `U A U^T`; class token and registers are ca
 Shapes: B batch, C channels or maps, n and m tokens a side before and after, P prefix tokens, N = P + n*n tokens.
 """
 
+from itertools import product
+
 import torch
 from torch import Tensor, nn
+
+from dvt.models.sparse_rows import SparseRows
 
 
 def axis_matrix(source_grid: int, target_grid: int) -> Tensor:
@@ -26,7 +30,7 @@ def axis_matrix(source_grid: int, target_grid: int) -> Tensor:
     """
     factor = -(-target_grid // source_grid)
     length = factor * source_grid
-    matrix = torch.zeros(target_grid, source_grid, dtype=torch.float64)
+    matrix = torch.zeros(target_grid, source_grid, dtype=torch.float64, device="cpu")  # also where models are on meta
     for row in range(target_grid):
         start, end = row * length // target_grid, -(-(row + 1) * length // target_grid)
         for place in range(start, end):
@@ -37,32 +41,33 @@ def axis_matrix(source_grid: int, target_grid: int) -> Tensor:
 class GridResize(nn.Module):
     """Resizes what an upstream stage hands on to the token grid of the stage that reuses it.
 
-    The matrices are buffers outside the state dict: the two grids determine them.
-
     Args:
         source_grid: Tokens a side of the upstream stage.
         target_grid: Tokens a side of the stage that reuses.
         num_prefix: Tokens before the grid's, which are carried over as they are.
     """
 
-    grid_matrix: Tensor
-    token_matrix: Tensor
-
     def __init__(self, source_grid: int, target_grid: int, num_prefix: int = 1) -> None:
         super().__init__()
-        self.source_grid, self.target_grid, self.num_prefix = source_grid, target_grid, num_prefix
-        side = axis_matrix(source_grid, target_grid)
-        grid = torch.kron(side, side)
-        dtype = torch.get_default_dtype()
-        self.register_buffer("grid_matrix", grid.to(dtype), persistent=False)  # (m*m, n*n)
-        token = torch.block_diag(torch.eye(num_prefix, dtype=grid.dtype), grid)
-        self.register_buffer("token_matrix", token.to(dtype), persistent=False)  # (M, N)
+        side = axis_matrix(source_grid, target_grid).tolist()
+        taps = [(row, column, weight) for row, weights in enumerate(side) for column, weight in enumerate(weights)]
+        patches = [
+            (num_prefix + y * target_grid + x, num_prefix + from_y * source_grid + from_x, weight_y * weight_x)
+            for (y, from_y, weight_y), (x, from_x, weight_x) in product(taps, taps)
+            if weight_y * weight_x > 0
+        ]
+        prefix = [(index, index, 1.0) for index in range(num_prefix)]
+        size = num_prefix + target_grid**2, num_prefix + source_grid**2  # M, N
+        self.feature_rows = SparseRows(patches, *size)
+        self.relation_rows = SparseRows(prefix + patches, *size)
 
-    def features(self, patches: Tensor) -> Tensor:
-        """Resize patch tokens (prefix tokens left out) of shape (B, n*n, C) to (B, m*m, C)."""
-        return self.grid_matrix @ patches
+    def features(self, tokens: Tensor) -> Tensor:
+        """Resize tokens of shape (..., N, C) to (..., M, C); the prefix tokens' become zero."""
+        resized: Tensor = self.feature_rows(tokens)
+        return resized
 
     def relations(self, maps: Tensor) -> Tensor:
         """Resize relationship maps of shape (B, C, N, N) on the query and the key side, to (B, C, M, M)."""
-        # One large product for the keys of all maps, then one small product a map: faster than four separable ones.
-        return self.token_matrix @ (maps @ self.token_matrix.T)
+        keys = self.relation_rows(maps.transpose(2, 3))  # (B, C, M, N), keys first: there are fewer queries yet
+        resized: Tensor = self.relation_rows(keys.transpose(2, 3))
+        return resized

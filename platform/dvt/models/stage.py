@@ -6,6 +6,7 @@ Registers: Darcet et al., "Vision Transformers Need Registers", ICLR 2024.
 Shapes: B batch, c image channels, S image side, N tokens with class token and registers, D width, H heads.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -27,17 +28,16 @@ class StageOutput:
     Attributes:
         logits: Unnormalised predictions, (B, classes).
         features: Tokens after the last block, before the final norm, (B, N, D).
-        relations: Attention logits that the next stage asks for, (B, blocks * H, N, N), or None.
+        relations: Attention logits of each block that the next stage asks for, earlier blocks first, (B, H, N, N).
     """
 
     logits: Tensor
     features: Tensor
-    relations: Tensor | None
+    relations: tuple[Tensor, ...]
 
     def select(self, index: Tensor) -> "StageOutput":
         """The same for the images at `index` (positions or a boolean mask) only."""
-        relations = None if self.relations is None else self.relations[index]
-        return StageOutput(self.logits[index], self.features[index], relations)
+        return StageOutput(self.logits[index], self.features[index], tuple(maps[index] for maps in self.relations))
 
 
 class Stage(nn.Module):
@@ -69,7 +69,7 @@ class Stage(nn.Module):
         self.has_reuse = bool(reuse.feature_depth or reuse.relation_depth)
         if self.has_reuse:
             self.resize = GridResize(config.token_grids[stage_index - 1], grid, self.num_prefix)
-        self.feature_reuse = nn.ModuleList(FeatureReuse(config) for _ in range(reuse.feature_depth))
+        self.feature_reuse = FeatureReuse(reuse.feature_depth, config)
         self.relation_reuse = (
             RelationReuse(
                 reuse.relation_upstream_depth * config.num_heads, reuse.relation_depth * config.num_heads, config
@@ -108,20 +108,24 @@ class Stage(nn.Module):
         if self.has_reuse and upstream is None:
             raise ValueError("upstream must be what the stage before gave for the same images, got None")
         tokens = self._tokens(images)
-        reused = self._reused(upstream)
-        kept: list[Tensor] = []
+        contexts: Tensor | tuple[()] = ()  # of the first blocks
+        mixed: Sequence[Tensor] = ()
+        if upstream is not None and len(self.feature_reuse) > 0:
+            contexts = self.feature_reuse(upstream.features, self.resize)
+        if upstream is not None and self.relation_reuse is not None:
+            mixed = self.relation_reuse(upstream.relations)
+        relations: list[Tensor] = []
         for index, block in enumerate(self.blocks):
-            context = None
-            if upstream is not None and index < len(self.feature_reuse):
-                context = self.feature_reuse[index](upstream.features, self.resize)
+            context = contexts[index] if index < len(contexts) else None
             hands_on = index >= len(self.blocks) - self.num_handed_on
-            tokens, logits = block(tokens, context, reused[index] if index < len(reused) else None, hands_on)
+            reused = self.resize.relations(mixed[index]) if index < len(mixed) else None
+            tokens, logits = block(tokens, context, reused, hands_on)
             if logits is not None:
-                kept.append(logits)
+                relations.append(logits)
         # The norm is per token: others than the class token need none.
         pooled = tokens[:, self.num_prefix :].mean(dim=1) if self.is_averaged else self.norm(tokens[:, 0])
         prediction = self.head(self.fc_norm(pooled))
-        return StageOutput(prediction, tokens, torch.cat(kept, dim=1) if kept else None)
+        return StageOutput(prediction, tokens, tuple(relations))
 
     def _tokens(self, images: Tensor) -> Tensor:
         tokens = self.tokenizer(images)
@@ -130,13 +134,6 @@ class Stage(nn.Module):
         prefix = [token.expand(len(images), -1, -1) for token in (self.cls_token, self.reg_token) if token is not None]
         tokens = torch.cat((*prefix, tokens), dim=1)  # (B, N, D)
         return tokens + self.pos_embed if self.has_class_pos_embed else tokens
-
-    def _reused(self, upstream: StageOutput | None) -> tuple[Tensor, ...]:
-        """Attention logits for the first blocks, (B, H, N, N) each."""
-        if self.relation_reuse is None or upstream is None or upstream.relations is None:
-            return ()
-        reused: tuple[Tensor, ...] = self.relation_reuse(upstream.relations, self.resize)
-        return reused
 
     def _init_weights(self) -> None:
         """timm's initialisation of a ViT: truncated normals of deviation 0.02, zero biases."""

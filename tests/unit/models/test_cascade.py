@@ -51,17 +51,17 @@ def test_some_images_go_on(index: torch.Tensor) -> None:
         selected = everything.select(index)
         assert torch.equal(selected.logits, everything.logits[index])
         assert torch.equal(selected.features, everything.features[index])
-        assert selected.relations is not None
-        assert everything.relations is not None
-        assert torch.equal(selected.relations, everything.relations[index])
+        assert len(selected.relations) == len(everything.relations) == 3
+        for kept, maps in zip(selected.relations, everything.relations, strict=True):
+            assert torch.equal(kept, maps[index])
         if selected.logits.numel():
             went_on = cascade.stage(1, batch[index], selected).logits
             torch.testing.assert_close(went_on, cascade(batch)[1, index], rtol=0, atol=1e-10)
 
 
 def test_selecting_where_nothing_is_handed_on() -> None:
-    output = StageOutput(torch.zeros(2, 5), torch.zeros(2, 4, 16), None)
-    assert output.select(torch.tensor([1])).relations is None
+    output = StageOutput(torch.zeros(2, 5), torch.zeros(2, 4, 16), ())
+    assert output.select(torch.tensor([1])).relations == ()
 
 
 def test_a_stage_that_reuses_needs_what_it_reuses() -> None:

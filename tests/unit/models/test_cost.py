@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from dvt.config import CascadeConfig, StageConfig
-from dvt.models import VARIANTS, Cascade, axis_matrix, macs_per_exit, stage_macs
+from dvt.models import VARIANTS, Cascade, macs_per_exit, stage_macs
 from tests.unit.models.tiny import images, stages, tiny
 
 # Measured on the published code: G multiply-adds of an image that leaves at each exit; entries of the state dict.
@@ -22,7 +22,7 @@ PUBLISHED = {
 @pytest.mark.parametrize("variant", PUBLISHED)
 def test_variants_cost_what_was_published(variant: str) -> None:
     published, _ = PUBLISHED[variant]
-    assert [macs / 1e9 for macs in macs_per_exit(VARIANTS[variant])] == pytest.approx(published, rel=0.005)
+    assert [macs / 1e9 for macs in macs_per_exit(VARIANTS[variant])] == pytest.approx(published, rel=0.0005)
 
 
 @pytest.mark.parametrize("variant", PUBLISHED)
@@ -32,25 +32,12 @@ def test_variants_have_the_published_parameters(variant: str) -> None:
     assert sum(tensor.numel() for tensor in state.values()) == PUBLISHED[variant][1]
 
 
-@pytest.mark.parametrize(("grid", "published"), [(14, 1.78), (7, 0.47)])
-def test_a_single_stage_costs_what_t2t_vit_12_does(grid: int, published: float) -> None:
+# The paper prints 1.78 for 14x14; the matrix products of its model, which torch counts, come to 1.763.
+@pytest.mark.parametrize(("grid", "macs"), [(14, "1.763"), (7, "0.468"), (4, "0.210")])
+def test_a_single_stage_costs_what_t2t_vit_12_does(grid: int, macs: str) -> None:
     config = replace(VARIANTS["dvt_t2t_vit_12"], stages=(StageConfig(token_grid=grid),))
-    assert macs_per_exit(config)[0] / 1e9 == pytest.approx(published, rel=0.01)
-
-
-def dense_resizes(config: CascadeConfig) -> int:
-    """What the model spends over the count by resizing with dense matrices where few entries are not zero."""
-    extra = 0
-    for index in range(1, config.num_exits):
-        source, target = config.token_grids[index - 1 : index + 1]
-        reuse = config.reuse(index)
-        entries = int(axis_matrix(source, target).count_nonzero())
-        sparse = source * entries + entries * target  # one side after the other
-        extra += reuse.feature_depth * config.feature_reuse_dim * (target**2 * source**2 - sparse)
-        before, after = config.num_prefix_tokens + source**2, config.num_prefix_tokens + target**2
-        keys, queries = before * before * after, after * before * after
-        extra += reuse.relation_depth * config.num_heads * (keys + queries - (before + after) * sparse)
-    return extra
+    assert f"{macs_per_exit(config)[0] / 1e9:.3f}" == macs
+    assert macs_per_exit(config)[0] == counted(config)
 
 
 def counted(config: CascadeConfig) -> float:
@@ -83,16 +70,13 @@ COUNTED: dict[str, CascadeConfig] = {
 
 @pytest.mark.parametrize("config", COUNTED.values(), ids=COUNTED.keys())
 def test_the_count_is_torchs(config: CascadeConfig) -> None:
-    assert macs_per_exit(config)[-1] + dense_resizes(config) == pytest.approx(counted(config), rel=0.001)
-    assert (dense_resizes(config) == 0) == all(
-        config.reuse(index) == config.reuse(0) for index in range(config.num_exits)
-    )
+    assert macs_per_exit(config)[-1] == counted(config)
 
 
-@pytest.mark.parametrize("variant", ["dvt_t2t_vit_12", "dvt_deit_small"])
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_the_count_of_a_variant_is_torchs(variant: str) -> None:
     config = VARIANTS[variant]
-    assert macs_per_exit(config)[-1] + dense_resizes(config) == pytest.approx(counted(config), rel=0.001)
+    assert macs_per_exit(config)[-1] == counted(config)
 
 
 def test_a_stage_worked_by_hand() -> None:
@@ -112,13 +96,12 @@ def test_a_stage_worked_by_hand() -> None:
     assert (coarse.feature_reuse, coarse.relation_reuse, coarse.head) == (0, 0, 12)
     assert fine.tokenizer == 16 * 4 * 4
     assert fine.blocks == 17 * (4 * 12 + 4 * 4) + 2 * 17 * 17 * 4 + 2 * 17 * 4 * 8 + 17 * 6 * 8  # 6 channels of context
-    resize = 2 * 4 + 4 * 4  # 2 -> 4 has 4 entries: for 2 rows, then for 4 columns
-    assert fine.feature_reuse == 4 * (4 * 8 + 8 * 6) + 6 * resize
-    assert fine.relation_reuse == 5 * 5 * (2 * 6 + 6 * 2) + 2 * (5 + 17) * resize
+    assert fine.feature_reuse == 5 * (4 * 8 + 8 * 6)
+    assert fine.relation_reuse == 5 * 5 * (2 * 6 + 6 * 2)
     assert fine.total == fine.tokenizer + fine.blocks + fine.feature_reuse + fine.relation_reuse + 12
 
 
-def test_a_register_costs_what_a_patch_does_but_for_its_pixels_and_context() -> None:
+def test_a_register_costs_what_a_patch_does_but_for_its_pixels() -> None:
     # 2x2 and 3x3 tokens of 4 channels with 2 registers, 1 block; 1x1 hidden maps of 2 heads.
     config = tiny(
         image_size=6,
@@ -133,9 +116,8 @@ def test_a_register_costs_what_a_patch_does_but_for_its_pixels_and_context() -> 
     fine = stage_macs(config, 1)
     assert fine.tokenizer == 9 * 4 * 4
     assert fine.blocks == 12 * (4 * 12 + 4 * 4) + 2 * 12 * 12 * 4 + 2 * 12 * 4 * 8 + 12 * 6 * 8
-    resize = 2 * 4 + 4 * 3  # 2 -> 4 -> 3 has 4 entries: 1, 1/2 and 1/2, 1
-    assert fine.feature_reuse == 4 * (4 * 8 + 8 * 6) + 6 * resize  # of patches alone
-    assert fine.relation_reuse == 7 * 7 * (2 * 2 + 2 * 2) + 2 * (7 + 12) * resize
+    assert fine.feature_reuse == 7 * (4 * 8 + 8 * 6)
+    assert fine.relation_reuse == 7 * 7 * (2 * 2 + 2 * 2)
 
 
 def test_costs_add_up_over_exits() -> None:

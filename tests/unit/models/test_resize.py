@@ -96,9 +96,10 @@ def resize_patches(patches: Tensor, between: int, target: int) -> Tensor:
 
 @pytest.mark.parametrize(("source", "between", "target"), PUBLISHED)
 def test_features_are_resized_as_published(source: int, between: int, target: int) -> None:
-    patches = noise(3, source * source, 5)
-    resized = exact_resize(source, target).features(patches)
-    torch.testing.assert_close(resized, resize_patches(patches, between, target), rtol=0, atol=1e-12)
+    tokens = noise(3, 1 + source * source, 5)
+    resized = exact_resize(source, target).features(tokens)
+    assert torch.count_nonzero(resized[:, 0]) == 0  # the class token is no part of the grid
+    torch.testing.assert_close(resized[:, 1:], resize_patches(tokens[:, 1:], between, target), rtol=0, atol=1e-12)
 
 
 def resize_maps(maps: Tensor, between: int, target: int) -> Tensor:
@@ -143,8 +144,10 @@ def test_registers_are_carried_over_as_the_class_token_is(num_prefix: int) -> No
         after = [token, *range(num_prefix, num_prefix + target**2)]
         expected = alone.relations(maps[..., places, :][..., places])
         torch.testing.assert_close(resized[..., after, :][..., after], expected, rtol=0, atol=1e-12)
-    patches = noise(3, source**2, 5)
-    assert torch.equal(resize.features(patches), alone.features(patches))
+    tokens = noise(3, num_prefix + source**2, 5)
+    features = resize.features(tokens)
+    assert torch.count_nonzero(features[:, :num_prefix]) == 0
+    assert torch.equal(features[:, num_prefix:], alone.features(tokens[:, num_prefix - 1 :])[:, 1:])
 
 
 def loop_resize(patches: list[list[float]], target: int) -> list[list[float]]:
@@ -172,7 +175,11 @@ def test_any_grid_is_resized_by_the_same_rule(grids: tuple[int, int]) -> None:
     source, target = grids
     patches = noise(source, source)
     expected = torch.tensor(loop_resize(patches.tolist(), target), dtype=torch.float64)
-    resized = exact_resize(source, target).features(patches.reshape(1, -1, 1)).reshape(target, target)
+    resized = (
+        exact_resize(source, target)
+        .features(F.pad(patches.reshape(1, -1, 1), (0, 0, 1, 0)))[:, 1:]
+        .reshape(target, target)
+    )
     torch.testing.assert_close(resized, expected, rtol=0, atol=1e-12)
 
 
@@ -188,6 +195,11 @@ def test_any_relations_are_resized_on_both_sides(grids: tuple[int, int]) -> None
 def test_matrices_follow_from_the_grids_and_are_not_stored() -> None:
     resize = GridResize(2, 3)
     assert resize.state_dict() == {}
-    assert resize.grid_matrix.shape == (9, 4)
-    assert resize.token_matrix.shape == (10, 5)
-    assert resize.grid_matrix.dtype == torch.float32
+    assert resize.features(torch.zeros(1, 5, 7)).shape == (1, 10, 7)
+    assert {buffer.dtype for buffer in resize.buffers()} == {torch.int64, torch.float32}
+
+
+def test_matrices_are_there_for_a_model_without_memory() -> None:
+    with torch.device("meta"):
+        resize = GridResize(2, 3)
+    assert {buffer.device.type for buffer in resize.buffers()} == {"meta"}

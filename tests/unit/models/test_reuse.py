@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dvt.config import CascadeConfig
@@ -18,30 +18,40 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+def fill(module: nn.Module) -> None:
+    """Weights that leave no path at zero."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(0.5 + torch.randn(parameter.shape, generator=generator))
+
+
 def test_feature_reuse_is_its_equation() -> None:
     torch.manual_seed(0)
-    reuse, resize = FeatureReuse(tiny()).double(), GridResize(2, 4).double()  # 2 -> 4 repeats each token
+    reuse, resize = FeatureReuse(2, tiny()).double(), GridResize(2, 4).double()  # 2 -> 4 repeats each token
+    fill(reuse)
     features = noise(3, 5, 16)
-    context = reuse(features, resize)
-    assert context.shape == (3, 17, 6)
-    assert torch.count_nonzero(context[:, 0]) == 0  # the class token's
-    normed = F.layer_norm(features, (16,), reuse.norm.weight, reuse.norm.bias, 1e-6)
-    made = reuse.mlp.fc2(F.gelu(reuse.mlp.fc1(normed)))  # with the class token, as the equation has it
-    for row in range(4):
-        for column in range(4):
-            source = 1 + 2 * (row // 2) + column // 2
-            torch.testing.assert_close(context[:, 1 + 4 * row + column], made[:, source], rtol=0, atol=1e-12)
+    contexts = reuse(features, resize)
+    assert contexts.shape == (2, 3, 17, 6)
+    assert torch.count_nonzero(contexts[:, :, 0]) == 0  # the class token's
+    for context, block in zip(contexts, reuse, strict=True):
+        made = block["mlp"](block["norm"](features))  # with the class token, as the equation has it
+        for row in range(4):
+            for column in range(4):
+                source = 1 + 2 * (row // 2) + column // 2
+                torch.testing.assert_close(context[:, 1 + 4 * row + column], made[:, source], rtol=0, atol=1e-12)
 
 
 def test_registers_have_no_context_and_make_none() -> None:
     torch.manual_seed(0)
-    reuse, resize = FeatureReuse(tiny(num_registers=2)).double(), GridResize(2, 4, num_prefix=3).double()
+    reuse, resize = FeatureReuse(1, tiny(num_registers=2)).double(), GridResize(2, 4, num_prefix=3).double()
+    fill(reuse)
     features = noise(3, 7, 16)
-    context = reuse(features, resize)
+    context = reuse(features, resize)[0]
     assert context.shape == (3, 19, 6)
     assert torch.count_nonzero(context[:, :3]) == 0
-    without = reuse(features[:, 2:], GridResize(2, 4).double())
-    assert torch.equal(context[:, 3:], without[:, 1:])
+    without = reuse(features[:, 2:], GridResize(2, 4).double())[0]
+    torch.testing.assert_close(context[:, 3:], without[:, 1:], rtol=0, atol=1e-12)
 
 
 def test_relation_reuse_is_a_loop_over_pairs_of_tokens() -> None:
@@ -49,7 +59,7 @@ def test_relation_reuse_is_a_loop_over_pairs_of_tokens() -> None:
     config = tiny(relation_reuse_ratio=1.5)
     reuse, resize = RelationReuse(6, 4, config).double(), GridResize(1, 2).double()
     assert reuse.fc1.out_channels == 6  # 1.5 times the 4 maps it gives
-    relations = noise(2, 6, 2, 2)
+    relations = noise(2, 6, 2, 2)  # of three blocks with two heads
     weight1, weight2 = reuse.fc1.weight.flatten(1), reuse.fc2.weight.flatten(1)
     mixed = torch.zeros(2, 4, 2, 2, dtype=torch.float64)
     for query in range(2):
@@ -58,9 +68,10 @@ def test_relation_reuse_is_a_loop_over_pairs_of_tokens() -> None:
             mixed[:, :, query, key] = hidden @ weight2.T + reuse.fc2.bias
     source = [0, 1, 1, 1, 1]  # the class token, and four repetitions of the one patch
     expected = mixed[:, :, source][:, :, :, source]
-    given = reuse(relations, resize)
-    assert [part.shape for part in given] == [(2, 2, 5, 5)] * 2  # H maps for each of two blocks
-    torch.testing.assert_close(torch.cat(given, dim=1), expected, rtol=0, atol=1e-12)
+    given = reuse(relations.split(2, dim=1))
+    assert [part.shape for part in given] == [(2, 2, 2, 2)] * 2  # H maps for each of two blocks
+    resized = torch.cat([resize.relations(part) for part in given], dim=1)
+    torch.testing.assert_close(resized, expected, rtol=0, atol=1e-12)
 
 
 def cascade_of(feature: Any, relation: Any, upstream: Any, **changes: Any) -> CascadeConfig:
@@ -118,13 +129,12 @@ def test_depths_decide_which_blocks_give_and_take(
         False
     ] * 3  # the last
     handed_on = [maps for maps in given if maps is not None]
+    assert len(output.relations) == upstream
     if upstream == 0:
-        assert output.relations is None
         assert fine.relation_reuse is None
     else:
-        assert output.relations is not None
-        assert output.relations.shape == (2, 2 * upstream, 5, 5)
-        assert torch.equal(output.relations, torch.cat(handed_on, dim=1))  # earlier blocks first
+        assert {maps.shape for maps in output.relations} == {(2, 2, 5, 5)}
+        assert all(map(torch.equal, output.relations, handed_on))  # earlier blocks first
         assert fine.relation_reuse.fc1.in_channels == 2 * upstream
         assert fine.relation_reuse.fc1.out_channels == 3 * 2 * relation
         assert fine.relation_reuse.fc2.out_channels == 2 * relation
@@ -136,10 +146,9 @@ def test_a_stage_reuses_what_the_one_before_it_reused() -> None:
     config = tiny(stages=stages(2, 3, 4, feature_reuse_depth=0))
     cascade, batch = build(config), images(config)
     first = cascade.stage(0, batch)
-    assert first.relations is not None
-    moved = StageOutput(first.logits, first.features, first.relations + 1)
+    moved = StageOutput(first.logits, first.features, tuple(maps + 1 for maps in first.relations))
     kept, changed = (cascade.stage(1, batch, upstream) for upstream in (first, moved))
-    assert not torch.allclose(kept.relations, changed.relations)
+    assert not any(map(torch.allclose, kept.relations, changed.relations))
 
 
 @pytest.mark.parametrize("family", ["vit", "t2t_vit"])
@@ -151,15 +160,15 @@ def test_gradients_of_both_reuses(family: str, feature: Any, relation: Any) -> N
     cascade, batch = build(config, torch.float64), images(config, 1, torch.float64)
     with torch.no_grad():
         upstream = cascade.stage(0, batch)
-    assert (upstream.relations is not None) == (relation != 0)
+    assert bool(upstream.relations) == (relation != 0)
 
-    def second_exit(features: Tensor, relations: Tensor | None = None) -> Tensor:
+    def second_exit(features: Tensor, *relations: Tensor) -> Tensor:
         return cascade.stage(1, batch, StageOutput(upstream.logits, features, relations)).logits
 
-    handed_on = [part.detach().requires_grad_() for part in (upstream.features, upstream.relations) if part is not None]
+    handed_on = [part.detach().requires_grad_() for part in (upstream.features, *upstream.relations)]
     assert torch.autograd.gradcheck(second_exit, handed_on)
     grads = torch.autograd.grad(second_exit(*handed_on).sum(), handed_on, allow_unused=True, materialize_grads=True)
-    assert [bool(grad.any()) for grad in grads] == [feature != 0, relation != 0][: len(grads)]
+    assert [bool(grad.any()) for grad in grads] == [feature != 0] + [True] * (2 if relation else 0)
 
 
 def test_gradients_of_the_reuse_weights() -> None:
