@@ -46,16 +46,23 @@ class Attention(nn.Module):
         # Autocast normalises in float32; the product takes one type.
         query, key = self.q_norm(query).to(value.dtype), self.k_norm(key).to(value.dtype)
         logits = None
-        if hands_on:
-            logits = (query * self.scale) @ key.transpose(-2, -1)
-            if reused is not None:
-                logits += reused
-            attended = logits.softmax(dim=-1) @ value
+        # On a CPU, torch 2.15 has no fused attention that passes a gradient to its mask.
+        wants_gradient = reused is not None and reused.requires_grad and reused.device.type == "cpu"
+        if hands_on or wants_gradient:
+            logits = self._logits(query, key, reused)
+            attended = logits.softmax(dim=-1).to(value.dtype) @ value
         else:  # nobody needs the logits, so they need not be stored
             mask = None if reused is None else reused.to(query.dtype)
             attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         projected: Tensor = self.proj(attended.transpose(1, 2).flatten(2))
-        return projected, logits
+        return projected, logits if hands_on else None
+
+    def _logits(self, query: Tensor, key: Tensor, reused: Tensor | None) -> Tensor:
+        """Scaled products of queries and keys (B, H, N, D/H), plus what is reused, (B, H, N, N), in one go."""
+        added = query.new_zeros(1) if reused is None else reused.flatten(0, 1)
+        queries, keys = query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2)
+        logits = torch.baddbmm(added, queries, keys, beta=0 if reused is None else 1, alpha=self.scale)
+        return logits.view(*query.shape[:2], *logits.shape[1:])
 
 
 class Block(nn.Module):

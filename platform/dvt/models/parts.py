@@ -1,20 +1,23 @@
-"""Working through a batch in parts that stay in a processor's cache.
+"""Working through a batch in parts that stay in a processor's cache, and keeping less of it for the gradient.
 
 What is large an image and short-lived is better made for a few images at a time: on a CPU a fresh buffer of tens of MB
 costs more in page faults than the arithmetic on it. A compiler fuses such steps by itself, and a GPU wants them whole.
 """
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+T = TypeVar("T")
+
 CACHED_NUMBERS = 2**21  # 8 MB of float32, which a core's share of the last cache holds
 
 
 def by_parts(
-    work: Callable[..., tuple[Tensor, ...]], batch: Sequence[Tensor], numbers_an_image: int, recompute: bool = False
+    work: Callable[..., tuple[Tensor, ...]], batch: Sequence[Tensor], numbers_an_image: int
 ) -> tuple[Tensor, ...]:
     """`work(*batch)`, some images at a time.
 
@@ -22,23 +25,22 @@ def by_parts(
         work: Treats images independently.
         batch: Its arguments, each with images along the first dimension.
         numbers_an_image: Size of the largest tensor that `work` makes for an image.
-        recompute: Whether to keep nothing for the gradient but `batch`, and to work anew when it is asked for.
     """
-    num_images = len(batch[0])
-    if torch.compiler.is_compiling() or batch[0].device.type != "cpu":
-        return work(*batch)
     size = max(1, CACHED_NUMBERS // numbers_an_image)
-    if recompute and torch.is_grad_enabled():
-        work = _recomputed(work)
-    if num_images <= size:
+    if torch.compiler.is_compiling() or batch[0].device.type != "cpu" or len(batch[0]) <= size:
         return work(*batch)
     parts = [work(*part) for part in zip(*(tensor.split(size) for tensor in batch), strict=True)]
     return tuple(torch.cat(pieces) for pieces in zip(*parts, strict=True))
 
 
-def _recomputed(work: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
-    def recomputed(*batch: Tensor) -> tuple[Tensor, ...]:
-        done: tuple[Tensor, ...] = checkpoint(work, *batch, use_reentrant=False, preserve_rng_state=False)
-        return done
+def recomputed(work: Callable[..., T], *tensors: Tensor) -> T:
+    """`work(*tensors)`, done again when a gradient is asked for: until then nothing is kept but `tensors`.
 
-    return recomputed
+    Args:
+        work: Cheap beside the memory that it would keep; draws no random numbers.
+        tensors: Its arguments.
+    """
+    if not torch.is_grad_enabled():
+        return work(*tensors)
+    done: T = checkpoint(work, *tensors, use_reentrant=False, preserve_rng_state=False)
+    return done

@@ -7,6 +7,7 @@ C context channels.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from operator import attrgetter
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dvt.config import CascadeConfig
-from dvt.models.parts import by_parts
+from dvt.models.parts import by_parts, recomputed
 from dvt.models.resize import GridResize
 
 
@@ -80,7 +81,7 @@ class RelationReuse(nn.Module):
         again instead of kept.
         """
         numbers_an_image = self.fc1.out_channels * relations[0][0, 0].numel()
-        return by_parts(self._mix, relations, numbers_an_image, recompute=True)
+        return by_parts(partial(recomputed, self._mix), relations, numbers_an_image)
 
     def _mix(self, *relations: Tensor) -> tuple[Tensor, ...]:
         maps = torch.cat(relations, dim=1)  # (B, in_maps, N_up, N_up)

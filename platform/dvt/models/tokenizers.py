@@ -8,14 +8,16 @@ Shapes: B batch, c image channels, S image side, g tokens a side, N = g*g tokens
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dvt.config import CascadeConfig
-from dvt.models.parts import by_parts
+from dvt.models.parts import by_parts, recomputed
 from dvt.models.sparse_rows import SparseRows
 
 TOKEN_DIM = 64  # width inside the tokens-to-token module
@@ -131,10 +133,15 @@ class PerformerAttention(nn.Module):
         # Fixed and in the state dict: other projections would be another model.
         self.register_buffer("w", nn.init.orthogonal_(features) * math.sqrt(RANDOM_FEATURES))
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, N, in_dim) to tokens (B, N, 64)."""
-        scale, shift = self._place_first(self.norm1.weight), self._place_first(self.norm1.bias)
-        normed = F.layer_norm(tokens, self.norm1.normalized_shape, scale, shift, self.norm1.eps)
+    def forward(self, source: Tensor, split: Callable[[Tensor], Tensor] = nn.Identity()) -> Tensor:  # noqa: B008
+        """Tokens (B, N, 64) of tokens (B, N, in_dim) that `split` makes of `source`."""
+
+        def normed_tokens(source: Tensor) -> Tensor:
+            scale, shift = self._place_first(self.norm1.weight), self._place_first(self.norm1.bias)
+            return F.layer_norm(split(source), self.norm1.normalized_shape, scale, shift, self.norm1.eps)
+
+        # Overlapping patches are many times what they are cut from, and cut again in no time.
+        normed = recomputed(normed_tokens, source)
         kqv = F.linear(normed, self._place_first(self.kqv.weight), self.kqv.bias)
         key, query, value = kqv.chunk(3, dim=-1)
         attended = self._attend(key, query, value)
@@ -180,11 +187,16 @@ class TokensToToken(nn.Module):
         return by_parts(self._tokens, [images], self.numbers_an_image)[0]
 
     def _tokens(self, images: Tensor) -> tuple[Tensor]:
-        tokens = self.attention1(self.split1.unfold(images))  # (B, side1 * side1, 64)
-        # Places side by side make a longer token, without a copy.
-        tokens = self.split2(tokens).unflatten(1, (-1, NUM_PLACES)).flatten(2)
-        tokens = self.split3(self.attention2(tokens)).unflatten(1, (-1, NUM_PLACES)).flatten(2)
+        tokens = self.attention1(images, self.split1.unfold)  # (B, side1 * side1, 64)
+        tokens = self.attention2(tokens, partial(_patches, self.split2))  # (B, side2 * side2, 64)
+        tokens = _patches(self.split3, tokens)  # (B, N, 9 * 64)
         return (F.linear(tokens, place_first(self.project.weight, NUM_PLACES), self.project.bias),)
+
+
+def _patches(gather: SparseRows, tokens: Tensor) -> Tensor:
+    """Tokens put together from the tokens at the places of each patch, (B, patches, places * 64)."""
+    placed: Tensor = gather(tokens)
+    return placed.view(len(tokens), -1, NUM_PLACES * TOKEN_DIM)
 
 
 def place_first(weight: Tensor, num_places: int) -> Tensor:
