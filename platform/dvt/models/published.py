@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dvt.config import CascadeConfig, StageConfig
+from dvt.config.cascade import ReuseDepth
 from dvt.models.cascade import Cascade
 from dvt.models.variants import VARIANTS
 from dvt.models.weights import WeightsError, require_layout
@@ -101,10 +102,9 @@ def published_variant(config: CascadeConfig) -> str:
 
 def _config_in(state_dict: Mapping[str, Tensor]) -> CascadeConfig:
     """The cascade that names and shapes speak of; where single entries are amiss, the one that most speak of."""
-    has_features = any(".feature_resuse_mlp." in name for name in state_dict)
-    has_relations = any(".relation_reuse_conv." in name for name in state_dict)
+    features: ReuseDepth = "all" if any(".feature_resuse_mlp." in name for name in state_dict) else 0
+    relations: ReuseDepth = "all" if any(".relation_reuse_conv." in name for name in state_dict) else 0
     variant = VARIANTS[_variant_in(state_dict)]
-    features, relations = ("all" if is_on else 0 for is_on in (has_features, has_relations))
     first, *later = TOKEN_GRIDS
     stages = (
         StageConfig(token_grid=first),

@@ -184,8 +184,8 @@ def test_mixed_types_are_told(small: dict[str, Tensor]) -> None:
             tiny(family="t2t_vit", stages=stages(2, 4)),
             (
                 "image_size 32 instead of 224, embed_dim 16 instead of 256, depth 3 instead of 12, num_heads 2 instead "
-                "of 4, qkv_bias True instead of False, norm_eps 1e-06 instead of 1e-05, feature_reuse_dim 6 instead of 48, "
-                "feature_reuse_hidden_dim 8 instead of 128, token grids 2, 4 instead of 7, 10, 14"
+                "of 4, qkv_bias True instead of False, norm_eps 1e-06 instead of 1e-05, feature_reuse_dim 6 instead "
+                "of 48, feature_reuse_hidden_dim 8 instead of 128, token grids 2, 4 instead of 7, 10, 14"
             ),
         ),
     ],
