@@ -77,7 +77,7 @@ def main(words: Sequence[str]) -> int:
 def _parse(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="dvt import-checkpoint",
-        description="Make a checkpoint folder, with --register a registered model too, of what the published code saved.",
+        description="Make a checkpoint folder, with --register a model too, of what the published code saved.",
         allow_abbrev=False,
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="what the published code saved, or a state dict alone")
