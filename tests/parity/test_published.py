@@ -5,7 +5,6 @@ published implementation's logits for such weights and images stand below.
 """
 
 import math
-import re
 import zlib
 
 import numpy as np
@@ -13,8 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from dvt.config import CascadeConfig
-from dvt.models import VARIANTS, Cascade
+from dvt.models import VARIANTS, Cascade, load_published, published_state_dict
 
 # The first eight classes' logits of the published code, exit by exit, for the first image.
 PUBLISHED = {
@@ -31,20 +29,6 @@ PUBLISHED = {
 }
 # Number of entries of the published state dict, and the checksum of its sorted names and shapes.
 LAYOUTS = {"dvt_t2t_vit_12": (650, 1895253850), "dvt_deit_small": (608, 3711304751)}
-
-PREFIXES = ("less_less_token", "less_token", "normal_token")
-
-
-def published_name(name: str, config: CascadeConfig) -> str:
-    """What the published code calls an entry of our state dict."""
-    _, index, rest = name.split(".", 2)
-    rest = re.sub(r"^tokenizer\.", "tokens_to_token." if config.family == "t2t_vit" else "patch_embed.", rest)
-    rest = re.sub(r"^feature_reuse\.(\d+)\.norm\.", r"blocks.\1.feature_resuse_mlp.0.", rest)
-    rest = re.sub(r"^feature_reuse\.(\d+)\.mlp\.", r"blocks.\1.feature_resuse_mlp.1.", rest)
-    rest = rest.replace("relation_reuse.fc1.", "relation_reuse_conv.0.").replace(
-        "relation_reuse.fc2.", "relation_reuse_conv.2."
-    )
-    return f"{PREFIXES[int(index)]}.{rest}"
 
 
 def noise(seed: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -63,26 +47,23 @@ def weight(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
     return values / math.sqrt(math.prod(shape[1:]))
 
 
+def published_shapes(variant: str) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        state = published_state_dict(Cascade(VARIANTS[variant]))
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
 @pytest.mark.parametrize("variant", PUBLISHED)
 def test_names_and_shapes_are_the_published_ones(variant: str) -> None:
-    config = VARIANTS[variant]
-    with torch.device("meta"):
-        state = Cascade(config).state_dict()
-    layout = sorted((published_name(name, config), tuple(tensor.shape)) for name, tensor in state.items())
+    layout = sorted(published_shapes(variant).items())
     checksum = zlib.crc32("\n".join(f"{name} {shape}" for name, shape in layout).encode())
     assert (len(layout), checksum) == LAYOUTS[variant]
 
 
 @pytest.mark.parametrize("variant", PUBLISHED)
 def test_logits_are_the_published_ones(variant: str) -> None:
-    config = VARIANTS[variant]
-    cascade = Cascade(config).eval()
-    cascade.load_state_dict(
-        {
-            name: torch.from_numpy(weight(published_name(name, config), tuple(tensor.shape)))
-            for name, tensor in cascade.state_dict().items()
-        }
-    )
+    shapes = published_shapes(variant)
+    cascade = load_published({name: torch.from_numpy(weight(name, shape)) for name, shape in shapes.items()})
     with torch.no_grad():
         logits = cascade(torch.from_numpy(noise("images", (1, 3, 224, 224))))
     torch.testing.assert_close(logits[:, 0, :8], torch.tensor(PUBLISHED[variant]), rtol=0, atol=1e-4)

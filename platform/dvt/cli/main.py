@@ -20,15 +20,26 @@ def _page(words: list[str]) -> int:
     return page(words)
 
 
+def _import_checkpoint(words: list[str]) -> int:
+    from dvt.cli.import_checkpoint import main as import_checkpoint
+
+    return import_checkpoint(words)
+
+
 COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "train": ("train a cascade, choose its thresholds, record and register it", _train),
+    "import-checkpoint": (
+        "make a checkpoint and a registered model of the paper's published weights",
+        _import_checkpoint,
+    ),
     "page": ("open MLflow's page on a run", _page),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    listed = "\n".join(f"  {name:8} {meaning}" for name, (meaning, _) in COMMANDS.items())
+    width = max(map(len, COMMANDS))
+    listed = "\n".join(f"  {name:{width}}  {meaning}" for name, (meaning, _) in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="dvt",
         description="Dynamic Vision Transformers: classifiers that spend only the compute an image needs.",

@@ -19,7 +19,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
     asked = parser.parse_args(words)
     open_page(
-        _address(asked.tracking_uri),
+        tracking_address(asked.tracking_uri),
         asked.run_id,
         show=lambda url: print(f"{url}\nCtrl-C ends it.", flush=True),
         port=asked.port,
@@ -28,7 +28,12 @@ def main(words: list[str]) -> int:
     return 0
 
 
-def _address(asked: str | None) -> str:
+def tracking_address(asked: str | None) -> str:
+    """The tracking address that counts where `--tracking-uri` is `asked`.
+
+    Raises:
+        ConfigError: If it is of a kind that MLflow's client cannot use.
+    """
     try:
         return resolve_tracking_uri(asked, "runs")
     except ConfigError as error:  # speaks of a recipe's field; here it is a flag

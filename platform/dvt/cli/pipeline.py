@@ -5,7 +5,7 @@ Every step finds what an earlier, interrupted try of the same command did, and g
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,22 +14,20 @@ from rich.console import Console
 
 from dvt.cli.progress import shown
 from dvt.config import ExitsConfig, Recipe, StageConfig
-from dvt.exits import FrontReport, StaticReference, make_report
+from dvt.exits import FrontReport, StaticReference, ThresholdTable, make_report
 from dvt.models import macs_per_exit
 from dvt.tracking import (
     MlflowSinkFactory,
     ModelContent,
     ModelRecord,
     RunRecord,
-    TrackingError,
-    finish_run,
+    closed_as_it_ends,
     log_and_register_model,
     log_front,
     open_run,
     page_command,
 )
 from dvt.tracking.front_files import write_front_files
-from dvt.tracking.runs import RunStatus
 from dvt.train.checkpoint import load_checkpoint
 from dvt.train.ray_train import DataSummary, local_copy, score_on_cluster, summarize_data, train_on_cluster
 from dvt.train.storage import RUN, RunFolder, open_run_folder
@@ -100,17 +98,8 @@ def _recorded(
     resume = RunRecord.from_json(folder.read(RUN)) if folder.has(RUN) else None
     record = open_run(recipe, tracking_uri=tracking_uri, run_name=folder.name, resume=resume, parent=parent)
     folder.write(RUN, record.to_json())
-    status: RunStatus = "FAILED"
-    try:
+    with closed_as_it_ends(record):
         yield record
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
-        # What ended the run must be told, not that MLflow could not be told of it.
-        with suppress(TrackingError) if status != "FINISHED" else nullcontext():
-            finish_run(record, status)
 
 
 def _train(run: _Run) -> Checkpoint:
@@ -156,6 +145,7 @@ def _keep_model(run: _Run, best: Checkpoint, report: FrontReport, data: DataSumm
             recipe=run.recipe,
             weights=checkpoint.weights,
             step=checkpoint.step,
+            thresholds=ThresholdTable.of_front(report.calibration_front),
             report=report,
             class_names=data.class_names,
             mean=data.mean,

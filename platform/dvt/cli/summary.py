@@ -1,11 +1,13 @@
 """What a person sees when a run is done: the exits and the budgets as one table, and where everything is."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
 
+from dvt.config import CascadeConfig
 from dvt.exits import FrontReport
+from dvt.models import macs_per_exit
 
 
 def print_report(console: Console, report: FrontReport) -> None:
@@ -29,6 +31,17 @@ def print_report(console: Console, report: FrontReport) -> None:
         table.add_section()
         tokens = f"{static.token_grid}x{static.token_grid}"
         table.add_row("static", tokens, told_macs(static.macs), f"{100 * static.test_top1:.2f} %")
+    console.print(table)
+
+
+def print_exits(console: Console, title: str, config: CascadeConfig, published_top1: Sequence[float]) -> None:
+    """One row an exit of a model that was not measured here: tokens, cumulative cost, and what its file says of it."""
+    table = Table(title=title, title_justify="left")
+    for name in ("exit", "tokens", "cumulative MACs", *(["top-1 as published"] if published_top1 else [])):
+        table.add_column(name, justify="right")
+    for index, (grid, macs) in enumerate(zip(config.token_grids, macs_per_exit(config), strict=True)):
+        told = [f"{100 * published_top1[index]:.2f} %"] if published_top1 else []
+        table.add_row(str(index + 1), f"{grid}x{grid}", told_macs(macs), *told)
     console.print(table)
 
 

@@ -4,6 +4,7 @@ from dvt.exits.budgets import checked_budgets, default_budgets, points_at_budget
 from dvt.exits.front import Front, FrontPoint, calibrated_front, measure_point, transfer_front
 from dvt.exits.report import BudgetPoint, ExitRow, FrontReport, StaticReference, make_report
 from dvt.exits.scores import ExitScores, max_probability, score_exits
+from dvt.exits.threshold_table import ThresholdRow, ThresholdTable
 from dvt.exits.thresholds import (
     PUBLISHED_RATIOS,
     Thresholds,
@@ -23,6 +24,8 @@ __all__ = [
     "FrontPoint",
     "FrontReport",
     "StaticReference",
+    "ThresholdRow",
+    "ThresholdTable",
     "Thresholds",
     "calibrated_front",
     "candidate_thresholds",

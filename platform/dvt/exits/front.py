@@ -18,7 +18,13 @@ from numpy.typing import NDArray
 
 from dvt.config import ConfigError, Problem
 from dvt.exits.scores import ExitScores
-from dvt.exits.thresholds import Thresholds, candidate_thresholds, exit_indices, single_exit_thresholds
+from dvt.exits.thresholds import (
+    Thresholds,
+    candidate_thresholds,
+    exit_indices,
+    single_exit_thresholds,
+    thresholds_as_json,
+)
 
 
 @dataclass(frozen=True)
@@ -31,11 +37,11 @@ class FrontPoint:
     exit_shares: tuple[float, ...]  # (E,); share of images that leaves at each exit, summing to 1
 
     def to_dict(self) -> dict[str, Any]:
-        """The point in JSON's own types; infinite thresholds, which JSON has no number for, are texts: inf, -inf."""
+        """The point in JSON's own types."""
         return {
             "macs": self.macs,
             "accuracy": self.accuracy,
-            "thresholds": [t if math.isfinite(t) else str(t) for t in self.thresholds],
+            "thresholds": thresholds_as_json(self.thresholds),
             "exit_shares": list(self.exit_shares),
         }
 

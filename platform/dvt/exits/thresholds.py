@@ -95,6 +95,11 @@ def single_exit_thresholds(num_exits: int, index: int) -> Thresholds:
     return tuple(thresholds)
 
 
+def thresholds_as_json(thresholds: Sequence[float]) -> list[float | str]:
+    """Thresholds in JSON's own types: infinite ones, which it has no number for, are texts, inf and -inf."""
+    return [t if math.isfinite(t) else str(t) for t in thresholds]
+
+
 def candidate_thresholds(
     confidence: NDArray[np.floating[Any]], ratios: Sequence[float] = PUBLISHED_RATIOS
 ) -> tuple[Thresholds, ...]:

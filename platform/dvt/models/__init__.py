@@ -3,6 +3,7 @@
 from dvt.models import timm_registration as _timm_registration  # noqa: F401  registers the variants with timm
 from dvt.models.cascade import Cascade
 from dvt.models.cost import StageMacs, macs_per_exit, stage_macs
+from dvt.models.published import load_published, published_state_dict, published_variant
 from dvt.models.resize import GridResize, axis_matrix
 from dvt.models.stage import Stage, StageOutput
 from dvt.models.variants import VARIANTS
@@ -17,6 +18,9 @@ __all__ = [
     "StageOutput",
     "WeightsError",
     "axis_matrix",
+    "load_published",
     "macs_per_exit",
+    "published_state_dict",
+    "published_variant",
     "stage_macs",
 ]

@@ -5,7 +5,7 @@ from dvt.tracking.errors import TrackingError, without_credentials
 from dvt.tracking.git import CodeVersion, code_version
 from dvt.tracking.page import open_page, page_command, run_page
 from dvt.tracking.registry import ModelContent, ModelRecord, log_and_register_model
-from dvt.tracking.runs import RunRecord, finish_run, log_artifacts, log_front, log_tags, open_run
+from dvt.tracking.runs import RunRecord, closed_as_it_ends, finish_run, log_artifacts, log_front, log_tags, open_run
 from dvt.tracking.sink import MlflowSink, MlflowSinkFactory
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "RunRecord",
     "TrackingError",
     "check_tracking",
+    "closed_as_it_ends",
     "code_version",
     "finish_run",
     "log_and_register_model",

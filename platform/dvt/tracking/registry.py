@@ -27,7 +27,8 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
 from dvt.config import CascadeConfig, Recipe, cascade_to_yaml, flatten, to_dict
-from dvt.exits import FrontReport
+from dvt.exits import FrontReport, ThresholdTable
+from dvt.models import macs_per_exit
 from dvt.tracking.errors import one_sentence
 from dvt.tracking.git import package_folder
 from dvt.tracking.runs import RunRecord
@@ -45,7 +46,11 @@ class ModelContent:
     recipe: Recipe  # what it was trained with
     weights: Path  # the safetensors file to serve, averaged weights if there are any
     step: int  # the optimizer update that the weights are from
-    report: FrontReport  # exits, budgets, thresholds and what they reached on the test images
+    thresholds: ThresholdTable  # to leave early with, by what they cost
+    report: (
+        FrontReport | None
+    )  # exits, budgets and what they reached on the test images; None where nothing was measured
+    published_top1: Sequence[float] = ()  # (E,) from 0 to 1; what an imported file says of its exits, not measured here
     class_names: Sequence[str]  # in the order of the labels
     mean: Sequence[float]  # per channel, of images in [0, 1]
     std: Sequence[float]  # per channel
@@ -53,7 +58,8 @@ class ModelContent:
     @property
     def default_budget_macs(self) -> float:
         """The budget of a request that names none: the largest one reported, else what the last exit costs."""
-        return max((point.budget_macs for point in self.report.budgets), default=self.report.exits[-1].macs)
+        reported = () if self.report is None else self.report.budgets
+        return max((point.budget_macs for point in reported), default=float(macs_per_exit(self.recipe.cascade)[-1]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,15 +114,21 @@ def log_and_register_model(
     )
 
 
-def model_metrics(report: FrontReport) -> dict[str, float]:
-    """A model's metrics: per exit `test/exit_<n>/top1` and cumulative `exit_<n>/macs`; per budget accuracy and cost.
+def model_metrics(content: ModelContent) -> dict[str, float]:
+    """A model's metrics: per exit cumulative `exit_<n>/macs` and `test/exit_<n>/top1`; per budget accuracy and cost.
 
-    Exits and budgets count from 1, in the report's order.
+    Exits and budgets count from 1, in the report's order. Without a report there are the costs alone, and what an
+    imported file says of its exits as `published/exit_<n>/top1`, so that nobody takes it for measured here.
     """
-    metrics = {}
+    costs = macs_per_exit(content.recipe.cascade)
+    metrics = {f"exit_{number}/macs": float(macs) for number, macs in enumerate(costs, start=1)}
+    for number, top1 in enumerate(content.published_top1, start=1):
+        metrics[f"published/exit_{number}/top1"] = top1
+    report = content.report
+    if report is None:
+        return metrics
     for row in report.exits:
         metrics[f"test/exit_{row.exit_index}/top1"] = row.test_top1
-        metrics[f"exit_{row.exit_index}/macs"] = row.macs
     for number, point in enumerate(report.budgets, start=1):
         metrics[f"budget_{number}/macs"] = point.budget_macs
         metrics[f"test/budget_{number}/top1"] = point.test.accuracy
@@ -125,7 +137,7 @@ def model_metrics(report: FrontReport) -> dict[str, float]:
 
 
 def _write_files(content: ModelContent, folder: Path) -> dict[str, Path]:
-    """The model's own files, under the names that `served_model.py` reads them by."""
+    """The model's own files, under the names that `served_model.py` reads them by; the front is there to look at."""
     folder.mkdir()
     serving = {
         "class_names": list(content.class_names),
@@ -135,9 +147,11 @@ def _write_files(content: ModelContent, folder: Path) -> dict[str, Path]:
     }
     texts = {
         "cascade.yaml": cascade_to_yaml(content.recipe.cascade),
-        "front.json": json.dumps(content.report.to_dict(), indent=1),
+        "thresholds.json": json.dumps(content.thresholds.to_dict(), indent=1),
         "serving.json": json.dumps(serving, indent=1),
     }
+    if content.report is not None:
+        texts["front.json"] = json.dumps(content.report.to_dict(), indent=1)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     weights = folder / "model.safetensors"
@@ -248,7 +262,7 @@ def _log_metrics(client: MlflowClient, record: RunRecord, content: ModelContent,
     # The model's own time makes a repeated call log the same rows, which MLflow keeps once.
     batch = [
         Metric(name, value, model.creation_timestamp, content.step, model_id=model.model_id, run_id=record.run_id)
-        for name, value in model_metrics(content.report).items()
+        for name, value in model_metrics(content).items()
     ]
     client.log_batch(record.run_id, metrics=batch)
 

@@ -8,7 +8,8 @@ import getpass
 import importlib.metadata
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -122,6 +123,26 @@ def finish_run(record: RunRecord, status: RunStatus) -> None:
     """
     with one_sentence(f"close run {record.run_id}", record.tracking_uri):
         MlflowClient(tracking_uri=record.tracking_uri).set_terminated(record.run_id, status)
+
+
+@contextmanager
+def closed_as_it_ends(record: RunRecord) -> Iterator[None]:
+    """Close a run with how the context ends: finished, killed by Ctrl-C, or failed.
+
+    Raises:
+        TrackingError: If MLflow refuses; of a context that failed, its own error is raised instead.
+    """
+    status: RunStatus = "FAILED"
+    try:
+        yield
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        # What ended the run must be told, not that MLflow could not be told of it.
+        with suppress(TrackingError) if status != "FINISHED" else nullcontext():
+            finish_run(record, status)
 
 
 def log_artifacts(record: RunRecord, folder: Path, artifact_path: str | None = None) -> None:

@@ -23,9 +23,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dvt.config import cascade_from_yaml
-from dvt.exits import FrontReport, Thresholds, single_exit_thresholds
+from dvt.exits import Thresholds, ThresholdTable, single_exit_thresholds
 from dvt.inference import EarlyExit
-from dvt.models import Cascade
+from dvt.models import Cascade, macs_per_exit
 
 ALL_STAGES = -1.0  # the `budget_macs` that closes every exit but the last
 _BATCH = 128  # images that run together; bounds memory, whatever the request
@@ -38,7 +38,7 @@ class ServedCascade(PythonModel):
         """Read the model's files."""
         files = {name: Path(path) for name, path in context.artifacts.items()}
         serving = json.loads(files["serving"].read_text(encoding="utf-8"))
-        self.report = FrontReport.from_dict(json.loads(files["front"].read_text(encoding="utf-8")))
+        self.thresholds = ThresholdTable.from_dict(json.loads(files["thresholds"].read_text(encoding="utf-8")))
         self.class_names: list[str] = serving["class_names"]
         self.default_budget_macs: float = serving["default_budget_macs"]
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -72,7 +72,7 @@ class ServedCascade(PythonModel):
             for name, parts in columns.items():
                 parts.append(getattr(result, name).cpu().numpy())
         label, confidence, exit_index = (np.concatenate(parts) for parts in columns.values())
-        macs = np.array([row.macs for row in self.report.exits])  # (E,)
+        macs = np.array(macs_per_exit(self.cascade.config), dtype=np.float64)  # (E,)
         return pd.DataFrame(
             {
                 "label": label,
@@ -85,9 +85,9 @@ class ServedCascade(PythonModel):
 
     def _thresholds(self, budget_macs: float) -> Thresholds:
         if budget_macs == ALL_STAGES:
-            num_exits = len(self.report.exits)
+            num_exits = self.thresholds.num_exits
             return single_exit_thresholds(num_exits, num_exits - 1)
-        return self.report.calibration_front.at_budget(budget_macs).thresholds
+        return self.thresholds.at_budget(budget_macs).thresholds
 
     def _checked(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         config = self.cascade.config

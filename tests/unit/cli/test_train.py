@@ -31,6 +31,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended.value.code == 0
     told = capsys.readouterr().out
     assert "train a cascade, choose its thresholds, record and register it" in told
+    assert "make a checkpoint and a registered model of the paper's published weights" in told
     assert "open MLflow's page on a run" in told
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import mlflow
 import pytest
 from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
 
 from dvt.models import macs_per_exit
@@ -123,6 +124,25 @@ def test_nothing_is_registered_before_all_is_kept_and_the_next_call_goes_on(
     assert client.get_logged_model(made.model_id).status == "READY"
     assert len(client.get_run(record.run_id).outputs.model_outputs) == 1
     assert versions(client, name) == ["1"]
+
+
+def test_a_model_that_was_not_measured_here_has_costs_and_what_was_published(
+    record: RunRecord, client: MlflowClient, tiny: Tiny, tmp_path: Path
+) -> None:
+    content = dataclasses.replace(tiny.content, report=None, published_top1=(0.625, 0.75))
+    made = log_and_register_model(record, content, registered_name=None)
+    model = client.get_logged_model(made.model_id)
+    first, last = macs_per_exit(CASCADE)
+    assert {metric.key: metric.value for metric in model.metrics} == {
+        "exit_1/macs": first,
+        "exit_2/macs": last,
+        "published/exit_1/top1": 0.625,
+        "published/exit_2/top1": 0.75,
+    }
+    local = Path(download_artifacts(artifact_uri=model.artifact_location, dst_path=str(tmp_path)))
+    names = {path.name for path in (local / "artifacts").iterdir()}
+    assert names == {"cascade.yaml", "model.safetensors", "serving.json", "thresholds.json"}
+    assert content.default_budget_macs == last
 
 
 def test_without_budgets_a_request_may_spend_all(tiny: Tiny) -> None:

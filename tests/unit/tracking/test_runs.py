@@ -11,7 +11,16 @@ from mlflow.artifacts import download_artifacts
 from mlflow.entities import RunTag
 
 from dvt.config import ConfigError, load_recipe
-from dvt.tracking import RunRecord, TrackingError, finish_run, log_artifacts, log_front, log_tags, open_run
+from dvt.tracking import (
+    RunRecord,
+    TrackingError,
+    closed_as_it_ends,
+    finish_run,
+    log_artifacts,
+    log_front,
+    log_tags,
+    open_run,
+)
 from dvt.tracking.runs import _as_param
 from tests.unit.tracking.tiny import tiny_recipe
 
@@ -196,3 +205,19 @@ def test_no_global_state_is_touched(store: str, monkeypatch: pytest.MonkeyPatch)
     finish_run(open_run(tiny_recipe(), tracking_uri=store, run_name="state"), "FINISHED")
     assert (mlflow.get_tracking_uri(), mlflow.get_registry_uri(), dict(os.environ)) == before
     assert mlflow.active_run() is None
+
+
+@pytest.mark.parametrize(
+    ("ending", "status"), [(None, "FINISHED"), (KeyboardInterrupt(), "KILLED"), (ValueError("no"), "FAILED")]
+)
+def test_a_run_is_closed_as_it_ends(
+    store: str, client: MlflowClient, ending: BaseException | None, status: str
+) -> None:
+    record = open_run(tiny_recipe(), tracking_uri=store, run_name="ending")
+    try:
+        with closed_as_it_ends(record):
+            if ending is not None:
+                raise ending
+    except (KeyboardInterrupt, ValueError) as raised:
+        assert raised is ending  # noqa: PT017  what ended it is told
+    assert client.get_run(record.run_id).info.status == status

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dvt.config import CascadeConfig, DataConfig, Recipe, RunConfig, StageConfig
-from dvt.exits import default_budgets, make_report, score_exits
+from dvt.exits import ThresholdTable, default_budgets, make_report, score_exits
 from dvt.models import Cascade, macs_per_exit
 from dvt.tracking import ModelContent
 
@@ -66,6 +66,7 @@ def make_tiny(folder: Path, seed: int = 0, experiment: str = "dvt") -> Tiny:
         recipe=tiny_recipe(experiment),
         weights=weights,
         step=7,
+        thresholds=ThresholdTable.of_front(report.calibration_front),
         report=report,
         class_names=CLASS_NAMES,
         mean=(MEAN,),

@@ -1,0 +1,179 @@
+"""`ThresholdTable`: the thresholds to leave early with for each budget, all that serving a model needs to know.
+
+Rows come from the front that a run measured, or from what the published implementation keeps in its checkpoints. The
+latter tell which share of images each row was chosen to let leave where, and so what to expect it to cost; they tell
+no accuracy, and none is made up.
+
+Shapes: E exits.
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dvt.config import ConfigError
+from dvt.exits.front import Front, checked_macs, under_cheapest
+from dvt.exits.thresholds import (
+    PUBLISHED_RATIOS,
+    Thresholds,
+    geometric_shares,
+    single_exit_thresholds,
+    thresholds_as_json,
+)
+from dvt.models.weights import WeightsError
+
+PUBLISHED_INFINITY = 1e8  # what the published code closes an exit with; negative, it lets all leave
+
+
+@dataclass(frozen=True)
+class ThresholdRow:
+    """One threshold vector and what it is expected to cost."""
+
+    macs: float  # expected mean multiply-adds an image
+    thresholds: Thresholds  # (E,); an image leaves at the first exit with confidence >= threshold; the last is -inf
+
+
+@dataclass(frozen=True)
+class ThresholdTable:
+    """Threshold vectors sorted by their expected cost; a dearer row is the better one.
+
+    Raises:
+        ValueError: If there are no rows, they are not sorted, or a row's thresholds are not as stated.
+    """
+
+    rows: tuple[ThresholdRow, ...]
+
+    def __post_init__(self) -> None:
+        if not self.rows:
+            raise ValueError("rows must hold at least one row, got none")
+        for cheap, dear in pairwise(self.rows):
+            if not cheap.macs <= dear.macs:
+                raise ValueError(f"rows must be sorted by macs, got {cheap.macs:.12g} before {dear.macs:.12g}")
+        num_exits = len(self.rows[0].thresholds)
+        for row in self.rows:
+            is_whole = len(row.thresholds) == num_exits and not any(map(math.isnan, row.thresholds))
+            if not is_whole or row.thresholds[-1] != -math.inf:
+                told = ", ".join(map(str, row.thresholds))
+                raise ValueError(f"rows must each hold {num_exits} thresholds, the last of them -inf, got {told}")
+
+    @classmethod
+    def of_front(cls, front: Front) -> Self:
+        """The thresholds of a calibration front, which costs were measured on."""
+        return cls(tuple(ThresholdRow(point.macs, point.thresholds) for point in front.points))
+
+    @classmethod
+    def of_single_exits(cls, macs: Sequence[float]) -> Self:
+        """All images leave at one exit, for each exit: what can be said without any calibration.
+
+        Args:
+            macs: (E,), cumulative multiply-adds of leaving at each exit.
+        """
+        costs = checked_macs(macs)
+        rows = (ThresholdRow(float(cost), single_exit_thresholds(len(costs), k)) for k, cost in enumerate(costs))
+        return cls(tuple(rows))
+
+    @classmethod
+    def of_published(cls, dynamic_threshold: Any, macs: Sequence[float]) -> Self:
+        """The thresholds of a published checkpoint, and those with which all leave at one exit.
+
+        Row p of the file, from 1, was chosen so that shares q, q^2, .. q^E, normalised, leave at the exits, q = p/20.
+
+        Args:
+            dynamic_threshold: (59, E), the file's entry of that name; a tensor, or nested lists of numbers or tensors.
+            macs: (E,), cumulative multiply-adds of leaving at each exit of the model here.
+
+        Raises:
+            WeightsError: If it has another shape, holds what is no number, or ends a row with a finite threshold.
+        """
+        costs = checked_macs(macs)
+        array = _checked_published(dynamic_threshold, num_exits=len(costs))
+        shares = [geometric_shares(len(costs), ratio) for ratio in PUBLISHED_RATIOS]
+        rows = [
+            ThresholdRow(float(share @ costs), tuple(map(float, row)))
+            for share, row in zip(np.array(shares), array, strict=True)
+        ]
+        rows += cls.of_single_exits(macs).rows
+        return cls(tuple(sorted(rows, key=lambda row: row.macs)))
+
+    @property
+    def num_exits(self) -> int:
+        """Number of exits, E."""
+        return len(self.rows[0].thresholds)
+
+    def at_budget(self, macs: float) -> ThresholdRow:
+        """The dearest row that is not dearer than a budget.
+
+        Args:
+            macs: Mean multiply-adds an image that may be spent.
+
+        Raises:
+            ConfigError: If even the cheapest row is dearer.
+        """
+        count = bisect_right([row.macs for row in self.rows], macs)
+        if count == 0 or math.isnan(macs):
+            raise ConfigError([under_cheapest("budget_macs", macs, self.rows[0].macs)])
+        return self.rows[count - 1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The table in JSON's own types."""
+        return {"rows": [{"macs": row.macs, "thresholds": thresholds_as_json(row.thresholds)} for row in self.rows]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The table that `to_dict` gave `data` from.
+
+        Raises:
+            ValueError: If a field is missing or is not what it should be.
+        """
+        try:
+            rows = [ThresholdRow(float(row["macs"]), tuple(map(float, row["thresholds"]))) for row in data["rows"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"a threshold table must have rows of macs and thresholds, got others ({error})"
+            ) from error
+        return cls(tuple(rows))
+
+
+def numbers_in(value: Any) -> NDArray[np.float64]:
+    """Numbers, tensors and nested lists of them as one array; a tensor of one number is a number.
+
+    Raises:
+        ValueError: If lists are ragged or hold what is no number.
+    """
+    if isinstance(value, Tensor):
+        array: NDArray[np.float64] = value.detach().cpu().double().numpy()
+        return array.reshape(()) if array.size == 1 else array
+    if isinstance(value, list | tuple):
+        return np.array([numbers_in(item) for item in value], dtype=np.float64)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"expected a number, got {type(value).__name__}")
+    return np.asarray(value, dtype=np.float64)
+
+
+def _checked_published(dynamic_threshold: Any, num_exits: int) -> NDArray[np.float64]:
+    """The published thresholds as (59, E) numbers, infinite where they are meant to be."""
+    wanted = (len(PUBLISHED_RATIOS), num_exits)
+    rule = f"dynamic_threshold must hold {wanted[0]} rows of {wanted[1]} numbers, each ending with -1e8"
+    advice = "import the state dict alone to go without thresholds"
+    try:
+        array = numbers_in(dynamic_threshold)
+    except ValueError as error:
+        raise WeightsError(f"{rule}, got something else ({error}); {advice}") from error
+    if array.shape != wanted:
+        raise WeightsError(f"{rule}, got shape {array.shape}; {advice}")
+    if np.isnan(array).any():
+        row, column = np.argwhere(np.isnan(array))[0]
+        raise WeightsError(f"{rule}, got nan at row {row + 1}, exit {column + 1}; {advice}")
+    array = np.where(np.abs(array) >= PUBLISHED_INFINITY, np.copysign(np.inf, array), array)
+    finite = np.flatnonzero(array[:, -1] != -np.inf)
+    if len(finite):
+        row = finite[0]
+        raise WeightsError(f"{rule}, got {array[row, -1]:g} at the end of row {row + 1}; {advice}")
+    return array
