@@ -172,7 +172,9 @@ def test_every_reuse_learns_from_the_first_steps_on(options: dict[str, Any]) -> 
 
 def test_reuse_that_had_learnt_something_starts_anew() -> None:
     cascade = build(tiny())
+    before = cascade.stages[1].blocks[0].mlp.fc1.weight[:, 16:].clone()
     init_from_timm(cascade, vit_state())
+    assert torch.equal(cascade.stages[1].blocks[0].mlp.fc1.weight[:, 16:], before)  # the way to learn the context
     fresh = logits_of(filled(vit_state()))
     torch.testing.assert_close(logits_of(cascade), fresh, rtol=0, atol=1e-4)
 
