@@ -1,17 +1,15 @@
 """A stage of family `vit` that reuses nothing computes what timm's `VisionTransformer` does, with its weights."""
 
 import math
-from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dvt.config import CascadeConfig, StageConfig
 from dvt.models import Cascade
+from tests.parity.timm_vit import noisy_vit, padded
 
 EVERY_OPTION: dict[str, Any] = {
     "layer_scale": 0.1,
@@ -51,41 +49,10 @@ def config_of(case: dict[str, Any]) -> CascadeConfig:
 
 
 def timm_vit(config: CascadeConfig) -> VisionTransformer:
-    """timm's, with weights that leave no path at zero."""
+    """timm's of the last stage, with weights that leave no path at zero."""
     grid = config.token_grids[-1]
     patch = math.ceil(config.image_size / grid)
-    vit = VisionTransformer(
-        img_size=grid * patch,
-        patch_size=patch,
-        in_chans=config.in_chans,
-        num_classes=config.num_classes,
-        embed_dim=config.embed_dim,
-        depth=config.depth,
-        num_heads=config.num_heads,
-        mlp_ratio=config.mlp_ratio,
-        qkv_bias=config.qkv_bias,
-        qk_norm=config.qk_norm,
-        init_values=config.layer_scale,
-        reg_tokens=config.num_registers,
-        global_pool=config.global_pool,
-        no_embed_class=not config.class_pos_embed,
-        norm_layer=partial(nn.LayerNorm, eps=config.norm_eps),
-    ).eval()
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in vit.named_parameters():
-            values = torch.randn(parameter.shape, generator=generator)
-            is_scale = name.endswith(("weight", "gamma")) and parameter.ndim == 1
-            spread = 0.1 if parameter.ndim == 1 else parameter[0].numel() ** -0.5
-            parameter.copy_(float(is_scale) + spread * values)
-    return vit
-
-
-def padded(images: Tensor, config: CascadeConfig) -> Tensor:
-    """Images of the whole number of patches that timm asks for; the odd pixel of padding at the end."""
-    grid = config.token_grids[-1]
-    total = grid * math.ceil(config.image_size / grid) - config.image_size
-    return F.pad(images, (total // 2, total - total // 2) * 2)
+    return noisy_vit(config, img_size=grid * patch, patch_size=patch)
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
@@ -99,11 +66,15 @@ def test_logits_are_timms(case: dict[str, Any]) -> None:
     shape = (2, config.in_chans, config.image_size, config.image_size)
     images = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        expected = vit(padded(images, config))
+        expected = vit(padded(images, config.token_grids[-1]))
         logits = cascade(images)[stage_index]
         features = cascade.stage(stage_index, images).features
         expected_features = vit.forward_intermediates(
-            padded(images, config), indices=1, return_prefix_tokens=True, norm=False, intermediates_only=True
+            padded(images, config.token_grids[-1]),
+            indices=1,
+            return_prefix_tokens=True,
+            norm=False,
+            intermediates_only=True,
         )[0]
     assert expected.std() > 0.1
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)

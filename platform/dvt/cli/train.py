@@ -17,6 +17,7 @@ from dvt.config import DataConfig, Recipe, load_recipe, recipe_to_yaml
 from dvt.exits import checked_budgets
 from dvt.models import macs_per_exit
 from dvt.tracking import check_tracking, resolve_tracking_uri
+from dvt.train.init_from import TIMM_PREFIX
 
 
 def main(words: Sequence[str], default_recipe: Path | None = None) -> int:
@@ -77,7 +78,7 @@ def _at_home(recipe: Recipe) -> Recipe:
     run = replace(recipe.run, storage_path=_absolute(recipe.run.storage_path, home))
     data = recipe.data if recipe.data.root is None else replace(recipe.data, root=_absolute(recipe.data.root, home))
     train = recipe.train
-    if train.init_from is not None:
+    if train.init_from is not None and not train.init_from.startswith(TIMM_PREFIX):
         train = replace(train, init_from=_absolute(train.init_from, home))
     return replace(recipe, run=run, data=data, train=train)
 

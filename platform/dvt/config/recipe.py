@@ -130,7 +130,9 @@ class TrainConfig:
     amp: Literal["auto", "off"] = "auto"  # bfloat16 autocast where the device is good at it, or float32 always
     ema_decay: float | None = 0.99996  # decay a step of the averaged weights; null keeps none
     seed: int = 0  # seed of weights, order, augmentation and dropout
-    init_from: str | None = None  # checkpoint folder to take weights from; heads are left out where classes differ
+    # checkpoint folder to take weights from, or a ViT to fill every stage with: timm:NAME, or a file of its weights
+    # (.safetensors, .pth, .pt, .bin) that timm can convert; heads are left out where classes differ
+    init_from: str | None = None
     log_every_steps: int = 100  # steps between two rows of the training metrics
 
     def __post_init__(self) -> None:

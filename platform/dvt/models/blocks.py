@@ -43,7 +43,7 @@ class Attention(nn.Module):
         """
         qkv = self.qkv(tokens).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, H, N, D/H)
         query, key, value = qkv.unbind(0)
-        # Autocast normalises in float32; the product takes one type.
+        # Autocast on CUDA normalises in float32; attention takes one type.
         query, key = self.q_norm(query).to(value.dtype), self.k_norm(key).to(value.dtype)
         logits = None
         # On a CPU, torch 2.15 has no fused attention that passes a gradient to its mask.

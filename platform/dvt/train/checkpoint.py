@@ -125,7 +125,7 @@ def restore(state: TrainingState, checkpoint: Checkpoint, recipe: Recipe) -> Non
     for part in ("cascade", "optimizer"):
         found, asked = getattr(checkpoint.recipe, part), getattr(recipe, part)
         if found != asked:
-            raise CheckpointError(_differs(checkpoint.folder, part, found, asked))
+            raise CheckpointError(tell_difference(checkpoint.folder, part, found, asked))
     _load_into(state.model, checkpoint.folder / MODEL)
     if state.ema is not None:
         _load_into(state.ema.module, checkpoint.folder / EMA)
@@ -144,26 +144,25 @@ def load_model(folder: Path) -> Cascade:
     return model.eval()
 
 
-def init_from(model: Cascade, folder: Path) -> None:
-    """Start `model` from the weights of another run's checkpoint; heads stay as they are where classes differ.
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """What a file of weights in a checkpoint holds.
 
     Raises:
-        CheckpointError: If the checkpoint cannot be read or its stages are built otherwise.
+        CheckpointError: If it cannot be read.
     """
-    checkpoint = load_checkpoint(folder)
-    with _readable(folder, checkpoint.weights.name):
-        tensors = load_file(checkpoint.weights)
-    if checkpoint.recipe.cascade.num_classes != model.config.num_classes:
-        tensors = {name: tensor for name, tensor in tensors.items() if ".head." not in name}
-    own = {name: tensor.shape for name, tensor in model.state_dict().items() if name in tensors or ".head." not in name}
-    if own != {name: tensor.shape for name, tensor in tensors.items()}:
-        raise CheckpointError(_differs(folder, "cascade", checkpoint.recipe.cascade, model.config))
-    model.load_state_dict(tensors, strict=False)
+    with _readable(path.parent, path.name):
+        return load_file(path)
+
+
+def tell_difference(folder: Path, part: str, found: CascadeConfig | OptimizerConfig, asked: object) -> str:
+    """The sentence for a checkpoint whose recipe `found` another model or optimizer than is `asked` for."""
+    names = [name for name in vars(asked) if getattr(found, name) != getattr(asked, name)]
+    told = ", ".join(f"{name} {getattr(found, name)!r} instead of {getattr(asked, name)!r}" for name in names)
+    return f"checkpoint {folder} must have the recipe's {part}, got {told}; choose the recipe it was trained with"
 
 
 def _load_into(model: Cascade, path: Path) -> None:
-    with _readable(path.parent, path.name):
-        tensors = load_file(path)
+    tensors = read_tensors(path)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -197,12 +196,6 @@ def _readable(folder: Path, name: str) -> Iterator[None]:
         raise CheckpointError(
             f"{path} must be a whole file of a checkpoint, got one that cannot be read; use another checkpoint"
         ) from error
-
-
-def _differs(folder: Path, part: str, found: CascadeConfig | OptimizerConfig, asked: object) -> str:
-    names = [name for name in vars(asked) if getattr(found, name) != getattr(asked, name)]
-    told = ", ".join(f"{name} {getattr(found, name)!r} instead of {getattr(asked, name)!r}" for name in names)
-    return f"checkpoint {folder} must have the recipe's {part}, got {told}; choose the recipe it was trained with"
 
 
 def _tensors(model: torch.nn.Module) -> dict[str, Tensor]:

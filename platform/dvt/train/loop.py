@@ -18,9 +18,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dvt.config import ConfigError, Problem, Recipe
 from dvt.data import Batch, DataSets, Mixer, batches_per_epoch, check_skipped, train_batches
-from dvt.train.checkpoint import init_from, load_checkpoint, restore, save_checkpoint
+from dvt.train.checkpoint import load_checkpoint, restore, save_checkpoint
 from dvt.train.errors import TrainingError
 from dvt.train.evaluate import score_images
+from dvt.train.init_from import init_from
 from dvt.train.state import TrainingState
 from dvt.train.step import Stepper, StepSums
 
@@ -97,7 +98,7 @@ def _start(recipe: Recipe, steps_per_epoch: int, worker: Worker, reporter: Repor
         if folder is not None:
             restore(state, load_checkpoint(folder), recipe)
         elif recipe.train.init_from is not None:
-            init_from(state.model, Path(recipe.train.init_from))
+            init_from(state.model, recipe.train.init_from)
             if state.ema is not None:
                 state.ema.set(state.model)
     return state

@@ -135,3 +135,19 @@ def test_no_cluster_where_one_was_named(
         "cluster at 10.0.0.1:6379; check that it runs (`ray stop` forgets one that does not), and that RAY_AUTH_MODE "
         "and its token are as on the cluster\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("asked", "shown"),
+    [
+        ("timm:deit_small_patch16_224", "timm:deit_small_patch16_224"),
+        ("weights/deit.pth", "{here}/weights/deit.pth"),
+        ("/weights/checkpoint", "/weights/checkpoint"),
+    ],
+)
+def test_where_weights_come_from_is_made_absolute_where_it_is_a_path(
+    asked: str, shown: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--recipe", EMBEDDED, "--print-config", "--train.init-from", asked]) == 0
+    assert f"\n  init_from: {shown.format(here=tmp_path)}\n" in capsys.readouterr().out

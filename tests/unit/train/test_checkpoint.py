@@ -16,20 +16,20 @@ import pytest
 import torch
 
 import dvt.train.checkpoint
-from dvt.config import Recipe, StageConfig
+from dvt.config import Recipe
 from dvt.models import Cascade
 from dvt.train.checkpoint import (
     CONFIG,
     EMA,
     MODEL,
     STATE,
-    init_from,
     load_checkpoint,
     load_model,
     restore,
     save_checkpoint,
 )
 from dvt.train.errors import CheckpointError
+from dvt.train.init_from import init_from
 from dvt.train.state import TrainingState
 from dvt.train.step import StepSums
 from tests.unit.train.tiny import CASCADE, CPU, RECIPE, change, is_equal, make_batch, make_stepper, snapshot
@@ -234,7 +234,7 @@ def test_a_file_that_is_missing(folder: Path, name: str) -> None:
     expected = f"{folder / name} must be there, got no such file; use a complete checkpoint folder"
     assert fails(lambda: load_checkpoint(folder)) == expected
     assert fails(lambda: load_model(folder)) == expected
-    assert fails(lambda: init_from(Cascade(CASCADE), folder)) == expected
+    assert fails(lambda: init_from(Cascade(CASCADE), str(folder))) == expected
 
 
 def test_a_folder_that_is_missing(tmp_path: Path) -> None:
@@ -397,45 +397,3 @@ def test_going_on_with_another_optimizer(folder: Path) -> None:
         "choose the recipe it was trained with"
     )
     assert is_equal(snapshot(state), before)
-
-
-def test_starting_from_another_runs_weights(state: TrainingState, saved: Path) -> None:
-    model = Cascade(CASCADE)
-    init_from(model, saved)
-    assert state.ema is not None
-    assert is_equal(model.state_dict(), state.ema.module.state_dict())
-
-
-def test_starting_with_other_classes_keeps_the_heads(state: TrainingState, saved: Path) -> None:
-    model = Cascade(change(RECIPE, cascade={"num_classes": 7}, data={"source": "folder", "root": "/"}).cascade)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    init_from(model, saved)
-    assert state.ema is not None
-    averaged, after = state.ema.module.state_dict(), model.state_dict()
-    heads = {name for name in after if ".head." in name}
-    assert heads == {f"stages.{index}.head.{kind}" for index in (0, 1) for kind in ("weight", "bias")}
-    for name, tensor in after.items():
-        assert torch.equal(tensor, before[name] if name in heads else averaged[name]), name
-
-
-def test_starting_from_weights_of_another_structure(saved: Path) -> None:
-    recipe = change(RECIPE, cascade={"embed_dim": 32})
-    model = Cascade(recipe.cascade)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    assert fails(lambda: init_from(model, saved)) == (
-        f"checkpoint {saved} must have the recipe's cascade, got embed_dim 16 instead of 32; "
-        "choose the recipe it was trained with"
-    )
-    assert is_equal(model.state_dict(), before)
-
-
-@pytest.mark.parametrize("grids", [(2,), (2, 3), (2, 4, 8)])
-def test_starting_from_weights_of_other_stages(saved: Path, grids: tuple[int, ...]) -> None:
-    recipe = change(RECIPE, cascade={"stages": tuple(StageConfig(token_grid=grid) for grid in grids)})
-    told = fails(lambda: init_from(Cascade(recipe.cascade), saved))
-    assert told.startswith(f"checkpoint {saved} must have the recipe's cascade, got stages (StageConfig(token_grid=2, ")
-
-
-def test_starting_from_weights_that_were_changed(folder: Path) -> None:
-    flip(folder / EMA, 20_000, 0)
-    assert fails(lambda: init_from(Cascade(CASCADE), folder)) == changed(folder / EMA)
