@@ -68,7 +68,7 @@ def training(case: Case) -> Sides:
 def _stepper(case: Case, is_naive: bool) -> Callable[[], None]:
     cascade, images = case.cascade().train(), case.images()
     labels = torch.arange(case.batch, device=case.device)
-    optimizer = torch.optim.AdamW(cascade.parameters())
+    optimizer = torch.optim.AdamW(cascade.parameters(), fused=True)
     weights = dict(cascade.named_parameters()) | dict(cascade.named_buffers())
 
     def step() -> None:

@@ -13,24 +13,25 @@ from torch.utils.checkpoint import checkpoint
 
 T = TypeVar("T")
 
-CACHED_NUMBERS = 2**21  # 8 MB of float32, which a core's share of the last cache holds
+CACHED_NUMBERS = 2**21  # 8 MB of float32, which the last cache holds beside what it is made of
 
 
 def by_parts(
-    work: Callable[..., tuple[Tensor, ...]], batch: Sequence[Tensor], numbers_an_image: int
+    work: Callable[..., tuple[Tensor, ...]], batch: Sequence[Tensor], numbers_each: int, dim: int = 0
 ) -> tuple[Tensor, ...]:
     """`work(*batch)`, some images at a time.
 
     Args:
         work: Treats images independently.
-        batch: Its arguments, each with images along the first dimension.
-        numbers_an_image: Size of the largest tensor that `work` makes for an image.
+        batch: Its arguments, each with images along dimension `dim`, as what it returns.
+        numbers_each: Size of the largest tensor that `work` makes for an image.
+        dim: Where images are told apart; or anything else that `work` treats independently, in place of images.
     """
-    size = max(1, CACHED_NUMBERS // numbers_an_image)
-    if torch.compiler.is_compiling() or batch[0].device.type != "cpu" or len(batch[0]) <= size:
+    size = max(1, CACHED_NUMBERS // numbers_each)
+    if torch.compiler.is_compiling() or batch[0].device.type != "cpu" or batch[0].shape[dim] <= size:
         return work(*batch)
-    parts = [work(*part) for part in zip(*(tensor.split(size) for tensor in batch), strict=True)]
-    return tuple(torch.cat(pieces) for pieces in zip(*parts, strict=True))
+    parts = [work(*part) for part in zip(*(tensor.split(size, dim) for tensor in batch), strict=True)]
+    return tuple(torch.cat(pieces, dim) for pieces in zip(*parts, strict=True))
 
 
 def recomputed(work: Callable[..., T], *tensors: Tensor) -> T:

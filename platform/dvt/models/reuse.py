@@ -85,9 +85,14 @@ class RelationReuse(nn.Module):
 
     def _mix(self, *relations: Tensor) -> tuple[Tensor, ...]:
         maps = torch.cat(relations, dim=1)  # (B, in_maps, N_up, N_up)
-        mixed = _convolve(self.fc2, F.gelu(_convolve(self.fc1, maps.flatten(2))))  # (B, out_maps, N_up * N_up)
+        hidden_numbers = len(maps) * self.fc1.out_channels  # of a pair of tokens
+        (mixed,) = by_parts(self._mlp, [maps.flatten(2)], hidden_numbers, dim=2)  # (B, out_maps, N_up * N_up)
         parts: tuple[Tensor, ...] = mixed.unflatten(2, maps.shape[2:]).split(self.num_heads, dim=1)
         return parts
+
+    def _mlp(self, maps: Tensor) -> tuple[Tensor]:
+        """From (B, in_maps, positions) to (B, out_maps, positions)."""
+        return (_convolve(self.fc2, F.gelu(_convolve(self.fc1, maps))),)
 
 
 def _convolve(layer: nn.Conv2d, maps: Tensor) -> Tensor:

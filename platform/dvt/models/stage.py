@@ -118,8 +118,8 @@ class Stage(nn.Module):
         for index, block in enumerate(self.blocks):
             context = contexts[index] if index < len(contexts) else None
             hands_on = index >= len(self.blocks) - self.num_handed_on
-            reused = self.resize.relations(mixed[index]) if index < len(mixed) else None
-            tokens, logits = block(tokens, context, reused, hands_on)
+            reused = mixed[index] if index < len(mixed) else None
+            tokens, logits = block(tokens, context, reused, hands_on, self.resize.relations if mixed else None)
             if logits is not None:
                 relations.append(logits)
         # The norm is per token: others than the class token need none.

@@ -105,8 +105,8 @@ def test_depths_decide_which_blocks_give_and_take(
     given: list[Tensor | None] = []
     attend = Attention.forward
 
-    def watched(module: Attention, tokens: Tensor, reused: Tensor | None, hands_on: bool) -> Any:
-        attended, logits = attend(module, tokens, reused, hands_on)
+    def watched(module: Attention, tokens: Tensor, reused: Tensor | None, *others: Any) -> Any:
+        attended, logits = attend(module, tokens, reused, *others)
         taken.append(reused)
         given.append(logits)
         return attended, logits
@@ -123,7 +123,7 @@ def test_depths_decide_which_blocks_give_and_take(
 
     assert [maps is not None for maps in taken[:3]] == [False] * 3
     assert [maps is not None for maps in taken[3:]] == [True] * relation + [False] * (3 - relation)  # the first
-    assert all(maps is None or maps.shape == (2, 2, 10, 10) for maps in taken)
+    assert all(maps is None or maps.shape == (2, 2, 5, 5) for maps in taken)  # each block resizes its own
 
     assert [maps is not None for maps in given] == [False] * (3 - upstream) + [True] * upstream + [
         False
