@@ -26,8 +26,15 @@ def _import_checkpoint(words: list[str]) -> int:
     return import_checkpoint(words)
 
 
+def _describe(words: list[str]) -> int:
+    from dvt.cli.describe import main as describe
+
+    return describe(words)
+
+
 COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "train": ("train a cascade, choose its thresholds, record and register it", _train),
+    "describe": ("tell a cascade's parts, parameters, cost and memory", _describe),
     "import-checkpoint": (
         "make a checkpoint and a registered model of the paper's published weights",
         _import_checkpoint,

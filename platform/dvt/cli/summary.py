@@ -52,9 +52,9 @@ def print_places(console: Console, places: Mapping[str, str]) -> None:
         console.print(f"{name:{width}}  {place}", soft_wrap=True, highlight=False, markup=False)
 
 
-def told_macs(macs: float) -> str:
+def told_macs(macs: float, digits: int = 3) -> str:
     """Multiply-adds as a person reads them, such as `12.3 M`."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if macs >= size:
-            return f"{macs / size:.3g} {unit}"
-    return f"{macs:.3g}"
+            return f"{macs / size:.{digits}g} {unit}"
+    return f"{macs:.{digits}g}"

@@ -3,6 +3,7 @@
 A recipe file and a command line go through the same checks: both become one nested dictionary first.
 """
 
+import copy
 import dataclasses
 import difflib
 import itertools
@@ -22,11 +23,12 @@ from dvt.config.yaml_text import spell
 T = typing.TypeVar("T")
 
 
-def load_recipe(path: str | Path | None, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(source: str | Path | Mapping[str, Any] | None, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file and put command-line overrides over it.
 
     Args:
-        path: A YAML file; None starts from defaults, so that `overrides` must give what has none.
+        source: A YAML file, or the same as nested dictionaries; None starts from defaults, so that `overrides` must
+            give what has none.
         overrides: Words as a shell hands them over: `--cascade.image-size 224` or `--cascade.image-size=224`;
             values are YAML, so lists and null can be given. An index reaches into a list, also into one that the
             file leaves at its default: `--cascade.stages.0.token-grid 4`.
@@ -38,7 +40,10 @@ def load_recipe(path: str | Path | None, overrides: Sequence[str] = ()) -> Recip
         ConfigError: With every problem of file and overrides, each naming its field. Rules that compare the parts of
             a section are checked once each part is valid by itself.
     """
-    tree = yaml_text.read_fields(Path(path)) if path is not None else {}
+    if source is None or isinstance(source, Mapping):
+        tree = copy.deepcopy(dict(source or {}))
+    else:
+        tree = yaml_text.read_fields(Path(source))
     problems = []
     for item in _parse_overrides(overrides):
         problem = item if isinstance(item, Problem) else _put(tree, *item)

@@ -2,7 +2,7 @@
 
 from dvt.models import timm_registration as _timm_registration  # noqa: F401  registers the variants with timm
 from dvt.models.cascade import Cascade
-from dvt.models.cost import StageMacs, macs_per_exit, stage_macs
+from dvt.models.cost import RelationNumbers, StageMacs, macs_per_exit, relation_numbers, stage_macs
 from dvt.models.published import load_published, published_state_dict, published_variant
 from dvt.models.resize import GridResize, axis_matrix
 from dvt.models.stage import Stage, StageOutput
@@ -13,6 +13,7 @@ __all__ = [
     "VARIANTS",
     "Cascade",
     "GridResize",
+    "RelationNumbers",
     "Stage",
     "StageMacs",
     "StageOutput",
@@ -22,5 +23,6 @@ __all__ = [
     "macs_per_exit",
     "published_state_dict",
     "published_variant",
+    "relation_numbers",
     "stage_macs",
 ]

@@ -28,6 +28,16 @@ class StageMacs:
         return sum(getattr(self, part.name) for part in fields(self))
 
 
+@dataclass(frozen=True, kw_only=True)
+class RelationNumbers:
+    """How many numbers the relationship maps of one image are, where one stage reuses those of the one before."""
+
+    handed_on: int  # attention logits of the upstream blocks, kept until they are mixed
+    hidden: int  # between the two convolutions, made for a few images at a time on a CPU
+    mixed: int  # for all receiving blocks, at the upstream grid
+    resized: int  # for one receiving block at a time
+
+
 def macs_per_exit(config: CascadeConfig) -> tuple[int, ...]:
     """Cumulative multiply-adds: what an image that leaves at each exit has cost."""
     costs, total = [], 0
@@ -51,6 +61,21 @@ def stage_macs(config: CascadeConfig, stage_index: int) -> StageMacs:
         feature_reuse=reuse.feature_depth * _feature_macs(config, stage_index) if reuse.feature_depth else 0,
         relation_reuse=_relation_macs(config, stage_index) if reuse.relation_depth else 0,
         head=dim * config.num_classes,
+    )
+
+
+def relation_numbers(config: CascadeConfig, stage_index: int) -> RelationNumbers:
+    """Size of the relationship maps of one image in one stage; all 0 where it reuses none."""
+    reuse, prefix = config.reuse(stage_index), config.num_prefix_tokens
+    if not reuse.relation_depth:
+        return RelationNumbers(handed_on=0, hidden=0, mixed=0, resized=0)
+    upstream, own = ((prefix + grid**2) ** 2 for grid in config.token_grids[stage_index - 1 : stage_index + 1])
+    out_maps = reuse.relation_depth * config.num_heads
+    return RelationNumbers(
+        handed_on=reuse.relation_upstream_depth * config.num_heads * upstream,
+        hidden=int(config.relation_reuse_ratio * out_maps) * upstream,
+        mixed=out_maps * upstream,
+        resized=config.num_heads * own,
     )
 
 
