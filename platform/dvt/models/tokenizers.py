@@ -133,16 +133,17 @@ class PerformerAttention(nn.Module):
         # Fixed and in the state dict: other projections would be another model.
         self.register_buffer("w", nn.init.orthogonal_(features) * math.sqrt(RANDOM_FEATURES))
 
-    def forward(self, source: Tensor, split: Callable[[Tensor], Tensor] = nn.Identity()) -> Tensor:  # noqa: B008
-        """Tokens (B, N, 64) of tokens (B, N, in_dim) that `split` makes of `source`."""
+    def forward(self, source: Tensor, split: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Tokens (B, N, 64) of the tokens (B, N, in_dim) that `split` makes of `source`; None takes it as it is."""
 
         def normed_tokens(source: Tensor) -> Tensor:
-            scale, shift = self._place_first(self.norm1.weight), self._place_first(self.norm1.bias)
-            return F.layer_norm(split(source), self.norm1.normalized_shape, scale, shift, self.norm1.eps)
+            tokens = source if split is None else split(source)
+            scale, shift = (place_first(part, self.num_places) for part in (self.norm1.weight, self.norm1.bias))
+            return F.layer_norm(tokens, self.norm1.normalized_shape, scale, shift, self.norm1.eps)
 
         # Overlapping patches are many times what they are cut from, and cut again in no time.
         normed = recomputed(normed_tokens, source)
-        kqv = F.linear(normed, self._place_first(self.kqv.weight), self.kqv.bias)
+        kqv = F.linear(normed, place_first(self.kqv.weight, self.num_places), self.kqv.bias)
         key, query, value = kqv.chunk(3, dim=-1)
         attended = self._attend(key, query, value)
         tokens = value + self.dropout(self.proj(attended.to(value.dtype)))
@@ -157,10 +158,6 @@ class PerformerAttention(nn.Module):
             summary = value.to(dtype).transpose(1, 2) @ key  # (B, 64, m)
             normaliser = query @ key.sum(dim=1).unsqueeze(2)  # (B, N, 1)
             return query @ summary.transpose(1, 2) / (normaliser + PERFORMER_EPS)
-
-    def _place_first(self, weight: Tensor) -> Tensor:
-        """Weights of incoming numbers, (..., in_dim), in the order of the tokens."""
-        return place_first(weight, self.num_places)
 
     def _random_features(self, tokens: Tensor) -> Tensor:
         """Positive random features of the softmax kernel, exp(w x - |x|^2 / 2) / sqrt(m)."""
@@ -195,8 +192,8 @@ class TokensToToken(nn.Module):
 
 def _patches(gather: SparseRows, tokens: Tensor) -> Tensor:
     """Tokens put together from the tokens at the places of each patch, (B, patches, places * 64)."""
-    placed: Tensor = gather(tokens)
-    return placed.view(len(tokens), -1, NUM_PLACES * TOKEN_DIM)
+    placed: Tensor = gather(tokens).unflatten(1, (-1, NUM_PLACES))
+    return placed.flatten(2)
 
 
 def place_first(weight: Tensor, num_places: int) -> Tensor:
