@@ -3,8 +3,8 @@
 By hand: PYTHONPATH=platform python -m tests.benchmarks.cascade_speed [--compile] [--rounds 7].
 
 The naive side is `tests/naive_dvt.py`: relationships by reshapes, nearest interpolation and pooling, all attention
-explicit. Times are medians of a round's alternation and told as ratios; peak memory is what a fresh process needs at
-most for one training step, above what it needs before the model is built.
+explicit. A ratio is the median over rounds, in each of which the sides run one after the other, with the least and the
+largest. Peak memory is what a fresh process needs at most for one training step, above what it needs without a model.
 """
 
 import argparse
@@ -81,8 +81,8 @@ def _stepper(case: Case, is_naive: bool) -> Callable[[], None]:
     return step
 
 
-def alternate(sides: Sides, rounds: int, device: str) -> dict[str, float]:
-    """Median seconds of each side; the first round does not count."""
+def alternate(sides: Sides, rounds: int, device: str) -> dict[str, list[float]]:
+    """Seconds of each side in each round; one round before them does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds + 1):
         for name, side in sides.items():
@@ -91,7 +91,7 @@ def alternate(sides: Sides, rounds: int, device: str) -> dict[str, float]:
             side()
             _wait(device)
             seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times[1:]) for name, times in seconds.items()}
+    return {name: times[1:] for name, times in seconds.items()}
 
 
 def _wait(device: str) -> None:
@@ -144,11 +144,13 @@ def main() -> None:
         )
 
 
-def _tell(what: str, seconds: dict[str, float]) -> None:
+def _tell(what: str, seconds: dict[str, list[float]]) -> None:
     for name in list(seconds)[1:]:
-        ratio = seconds["naive"] / seconds[name]
+        ratios = [naive / ours for naive, ours in zip(seconds["naive"], seconds[name], strict=True)]
+        naive_s, ours_s = (statistics.median(seconds[side]) for side in ("naive", name))
         print(
-            f"{what}: {name} {ratio:.2f} times as fast as naive ({seconds['naive']:.3f} and {seconds[name]:.3f} s)",
+            f"{what}: {name} {statistics.median(ratios):.2f} times as fast as naive, from {min(ratios):.2f} to "
+            f"{max(ratios):.2f} (medians {naive_s:.3f} and {ours_s:.3f} s)",
             flush=True,
         )
 

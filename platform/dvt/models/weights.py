@@ -69,6 +69,5 @@ def require_layout(found: Mapping[str, Tensor], expected: Mapping[str, Sequence[
         if name in found and tuple(found[name].shape) != tuple(shape)
     ]
     if problems:
-        raise WeightsError(
-            f"{source} must have the entries of the model, got {len(problems)} differences: " + ", ".join(problems)
-        )
+        counted = "1 difference" if len(problems) == 1 else f"{len(problems)} differences"
+        raise WeightsError(f"{source} must have the entries of the model, got {counted}: " + ", ".join(problems))

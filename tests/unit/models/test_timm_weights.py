@@ -208,7 +208,7 @@ def test_every_difference_is_told_at_once() -> None:
 def test_options_that_the_weights_do_not_have(
     source: dict[str, Any], options: dict[str, Any], differences: list[str]
 ) -> None:
-    count = f"{len(differences)} differences"
+    count = "1 difference" if len(differences) == 1 else f"{len(differences)} differences"
     assert fails(lambda: filled(vit_state(**source), **options)) == (
         f"the state dict must have the entries of the model, got {count}: {', '.join(differences)}"
     )
