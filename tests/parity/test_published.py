@@ -4,15 +4,13 @@ No published weights are needed: every tensor of the state dict is made from its
 published implementation's logits for such weights and images stand below.
 """
 
-import math
 import zlib
 
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
-from dvt.models import VARIANTS, Cascade, load_published, published_state_dict
+from dvt.models import VARIANTS
+from tests.parity.named_weights import noise, published_cascade, published_shapes
 
 # The first eight classes' logits of the published code, exit by exit, for the first image.
 PUBLISHED = {
@@ -31,39 +29,16 @@ PUBLISHED = {
 LAYOUTS = {"dvt_t2t_vit_12": (650, 1895253850), "dvt_deit_small": (608, 3711304751)}
 
 
-def noise(seed: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    return np.random.default_rng(zlib.crc32(seed.encode())).standard_normal(shape, dtype=np.float32)
-
-
-def weight(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """The reference value of a published entry: as large as a trained one's."""
-    values = noise(name, shape)
-    if len(shape) == 1:
-        return 1 + 0.1 * values if name.endswith("weight") else 0.1 * values
-    if name.endswith(("pos_embed", "cls_token")):
-        return 0.02 * values
-    if name.endswith((".attention1.w", ".attention2.w")):
-        return values
-    return values / math.sqrt(math.prod(shape[1:]))
-
-
-def published_shapes(variant: str) -> dict[str, tuple[int, ...]]:
-    with torch.device("meta"):
-        state = published_state_dict(Cascade(VARIANTS[variant]))
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}
-
-
 @pytest.mark.parametrize("variant", PUBLISHED)
 def test_names_and_shapes_are_the_published_ones(variant: str) -> None:
-    layout = sorted(published_shapes(variant).items())
+    layout = sorted(published_shapes(VARIANTS[variant]).items())
     checksum = zlib.crc32("\n".join(f"{name} {shape}" for name, shape in layout).encode())
     assert (len(layout), checksum) == LAYOUTS[variant]
 
 
 @pytest.mark.parametrize("variant", PUBLISHED)
 def test_logits_are_the_published_ones(variant: str) -> None:
-    shapes = published_shapes(variant)
-    cascade = load_published({name: torch.from_numpy(weight(name, shape)) for name, shape in shapes.items()})
+    cascade = published_cascade(VARIANTS[variant])
     with torch.no_grad():
-        logits = cascade(torch.from_numpy(noise("images", (1, 3, 224, 224))))
+        logits = cascade(noise("images", (1, 3, 224, 224)))
     torch.testing.assert_close(logits[:, 0, :8], torch.tensor(PUBLISHED[variant]), rtol=0, atol=1e-4)
