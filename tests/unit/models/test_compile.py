@@ -98,7 +98,8 @@ def test_generated_code_gives_the_same() -> None:
     compiled, exact = build(config), build(config, torch.float64)
     exact.load_state_dict(compiled.state_dict())
     compiled.compile_stages()
-    logits, expected = compiled(images(config, 4)), exact(images(config, 4, torch.float64))
+    batch = images(config, 6)
+    logits, expected = compiled(batch), exact(batch.double())
     torch.testing.assert_close(logits.double(), expected, rtol=0, atol=1e-4)
     got = gradients(compiled, logits.double())
     for one, other in zip(got, gradients(exact, expected), strict=True):
