@@ -128,6 +128,7 @@ class TrainConfig:
     micro_batch_size: int = 128  # images of one forward and backward pass of one worker
     grad_accum_steps: int = 1  # passes added up before the optimizer steps
     amp: Literal["auto", "off"] = "auto"  # bfloat16 autocast where the device is good at it, or float32 always
+    compile: bool = False  # whether torch.compile fuses the stages; pays on a GPU, after minutes of compiling
     ema_decay: float | None = 0.99996  # decay a step of the averaged weights; null keeps none
     seed: int = 0  # seed of weights, order, augmentation and dropout
     # checkpoint folder to take weights from, or a ViT to fill every stage with: timm:NAME, or a file of its weights

@@ -5,6 +5,8 @@ Source: Wang, Huang, Song, Huang, Huang, "Not All Images are Worth 16x16 Words",
 Shapes: E exits, B batch, c image channels, S image side, C classes.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -59,6 +61,19 @@ class Cascade(nn.Module):
         """
         output: StageOutput = self.stages[stage_index](images, upstream)
         return output
+
+    def compile_stages(self, **options: Any) -> None:
+        """Let torch.compile fuse each stage from its next call on; names and state dict stay as they are.
+
+        Every stage becomes one graph for training and one for evaluation. They serve all numbers of images, except
+        that a first number that is also another size (of channels or patches, say), or 1, has a graph of its own.
+
+        Args:
+            options: More arguments of `torch.compile`, such as `backend` or `mode`.
+        """
+        for stage in self.stages:
+            # All stages run the same code; together they would soon have more graphs than torch allows for one.
+            stage.compile(fullgraph=True, dynamic=True, isolate_recompiles=True, **options)
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that timm's optimizer factory must not decay, besides norms and biases."""

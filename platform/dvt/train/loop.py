@@ -66,6 +66,8 @@ def train_cascade(recipe: Recipe, data: DataSets, worker: Worker, reporter: Repo
     """
     steps_per_epoch = count_steps_per_epoch(recipe, len(data.train), worker.world_size)
     state = _start(recipe, steps_per_epoch, worker, reporter)
+    if recipe.train.compile:  # of the average, which only measures, nothing is compiled
+        state.model.compile_stages()
     mixer = Mixer(recipe.data.augment, recipe.loss, recipe.cascade.num_classes)
     stepper = Stepper(recipe, _wrap(state.model, worker), state, mixer, worker.device, worker.rank)
     for epoch in range(state.step // steps_per_epoch, recipe.optimizer.total_epochs):

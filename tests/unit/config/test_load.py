@@ -94,6 +94,7 @@ UNUSUAL = Recipe(
     ),
     loss=LossConfig(exit_weights=(0.5, 1.0), label_smoothing=0.0, distill_weight=0.5, distill_temperature=2.0),
     train=TrainConfig(
+        compile=True,
         micro_batch_size=2,
         grad_accum_steps=3,
         amp="off",

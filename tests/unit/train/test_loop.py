@@ -10,6 +10,7 @@ import torch
 
 from dvt.config import ConfigError, Recipe
 from dvt.data import DataError, DataSets
+from dvt.models import Cascade
 from dvt.train.checkpoint import MODEL, load_checkpoint, load_model, save_checkpoint
 from dvt.train.errors import CheckpointError, TrainingError
 from dvt.train.loop import BEST_METRIC, Worker, count_steps_per_epoch, train_cascade
@@ -268,3 +269,24 @@ def test_scratch_space_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     run(RECIPE, tmp_path / "runs")
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+@pytest.mark.parametrize("compiles", [True, False])
+def test_stages_are_compiled_where_the_recipe_asks(
+    compiles: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: MemoryReporter
+) -> None:
+    asked: list[Cascade] = []
+
+    def compile_plainly(cascade: Cascade) -> None:
+        asked.append(cascade)
+        for stage in cascade.stages:
+            stage.compile(backend="eager", disable=True)
+
+    monkeypatch.setattr(Cascade, "compile_stages", compile_plainly)
+    run(change(RECIPE, train={"compile": compiles}), tmp_path)
+    assert len(asked) == compiles
+    with ran.latest() as expected, MemoryReporter(tmp_path).latest() as folder:
+        assert expected is not None
+        assert folder is not None
+        for name in (MODEL, "ema.safetensors"):
+            assert (folder / name).read_bytes() == (expected / name).read_bytes()
