@@ -5,6 +5,7 @@ Source: Wang, Huang, Song, Huang, Huang, "Not All Images are Worth 16x16 Words",
 Shapes: E exits, B batch, c image channels, S image side, C classes.
 """
 
+import inspect
 from typing import Any
 
 import torch
@@ -71,9 +72,12 @@ class Cascade(nn.Module):
         Args:
             options: More arguments of `torch.compile`, such as `backend` or `mode`.
         """
+        # All stages run the same code; together they would soon have more graphs than torch allows for one. Before
+        # 2.15 torch counts them together.
+        if "isolate_recompiles" in inspect.signature(torch.compile).parameters:
+            options = {"isolate_recompiles": True} | options
         for stage in self.stages:
-            # All stages run the same code; together they would soon have more graphs than torch allows for one.
-            stage.compile(fullgraph=True, dynamic=True, isolate_recompiles=True, **options)
+            stage.compile(fullgraph=True, dynamic=True, **options)
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that timm's optimizer factory must not decay, besides norms and biases."""
