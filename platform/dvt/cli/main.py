@@ -32,9 +32,16 @@ def _describe(words: list[str]) -> int:
     return describe(words)
 
 
+def _profile(words: list[str]) -> int:
+    from dvt.cli.profile import main as profile
+
+    return profile(words)
+
+
 COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "train": ("train a cascade, choose its thresholds, record and register it", _train),
     "describe": ("tell a cascade's parts, parameters, cost and memory", _describe),
+    "profile": ("measure what each stage takes on this device, for budgets in milliseconds", _profile),
     "import-checkpoint": (
         "make a checkpoint and a registered model of the paper's published weights",
         _import_checkpoint,

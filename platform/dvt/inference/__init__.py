@@ -1,6 +1,15 @@
 """Really leaving early: run only the stages that an image needs."""
 
 from dvt.inference.early_exit import EarlyExit
+from dvt.inference.latency import LatencyProfile, device_name, keep_profile, measure_latency, read_profiles
 from dvt.inference.result import EarlyExitResult
 
-__all__ = ["EarlyExit", "EarlyExitResult"]
+__all__ = [
+    "EarlyExit",
+    "EarlyExitResult",
+    "LatencyProfile",
+    "device_name",
+    "keep_profile",
+    "measure_latency",
+    "read_profiles",
+]
