@@ -59,7 +59,7 @@ class Attention(nn.Module):
         attend = partial(self._attend, hands_on=hands_on, resize=resize)
         # By parts, so that what is reused, the logits and their probabilities are in the cache when they are read.
         attended, *logits = by_parts(attend, given, 2 * self.num_heads * tokens.shape[1] ** 2)
-        projected: Tensor = self.proj(attended.transpose(1, 2).flatten(2))
+        projected: Tensor = self.proj(attended.flatten(2))
         return projected, logits[0] if hands_on else None
 
     def _attend(
@@ -72,17 +72,17 @@ class Attention(nn.Module):
         hands_on: bool,
         resize: Resize | None,
     ) -> tuple[Tensor, ...]:
-        """What each head attends to, (B, H, N, D/H), and the attention logits if they are handed on."""
+        """What each head attends to, (B, N, H, D/H), and the attention logits if they are handed on."""
         if reused is not None and resize is not None:
             reused = resize(reused)
         # On a CPU, torch 2.15 has no fused attention that passes a gradient to its mask.
         wants_gradient = reused is not None and reused.requires_grad and reused.device.type == "cpu"
         if hands_on or wants_gradient:
             logits = self._logits(query, key, reused)
-            attended = logits.softmax(dim=-1).to(value.dtype) @ value
+            attended = (logits.softmax(dim=-1).to(value.dtype) @ value).transpose(1, 2)
             return (attended, logits) if hands_on else (attended,)
         mask = None if reused is None else reused.to(query.dtype)
-        return (F.scaled_dot_product_attention(query, key, value, attn_mask=mask),)
+        return (F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2),)
 
     def _logits(self, query: Tensor, key: Tensor, reused: Tensor | None) -> Tensor:
         """Scaled products of queries and keys (B, H, N, D/H), plus what is reused, (B, H, N, N)."""
