@@ -49,7 +49,7 @@ def load_recipe(source: str | Path | Mapping[str, Any] | None, overrides: Sequen
         problem = item if isinstance(item, Problem) else _put(tree, *item)
         if problem is not None:
             problems.append(problem)
-    return _validate(Recipe, tree, problems)
+    return from_dict(Recipe, tree, problems)
 
 
 def recipe_from_dict(tree: Mapping[str, Any]) -> Recipe:
@@ -58,7 +58,7 @@ def recipe_from_dict(tree: Mapping[str, Any]) -> Recipe:
     Raises:
         ConfigError: With every problem of the tree.
     """
-    return _validate(Recipe, tree)
+    return from_dict(Recipe, tree)
 
 
 def recipe_to_yaml(recipe: Recipe) -> str:
@@ -77,7 +77,33 @@ def cascade_from_yaml(text: str) -> CascadeConfig:
     Raises:
         ConfigError: With every problem of the text.
     """
-    return _validate(CascadeConfig, yaml_text.parse_fields(text, "the cascade"))
+    return from_dict(CascadeConfig, yaml_text.parse_fields(text, "the cascade"))
+
+
+def from_dict(cls: type[T], tree: Mapping[str, Any], problems: Iterable[Problem] = ()) -> T:
+    """A configuration dataclass from nested dictionaries of YAML's own types.
+
+    Args:
+        cls: The dataclass.
+        tree: Its fields; unknown ones are told with the nearest known name.
+        problems: What was found before; raised together with what is found here.
+
+    Raises:
+        ConfigError: With every problem.
+    """
+    # Imported here because the core must run where pydantic is not installed; only loading needs it.
+    from pydantic import TypeAdapter, ValidationError
+
+    found = [*problems, *_unknown_fields(cls, tree)]
+    told = {problem.path for problem in found}
+    try:
+        config = TypeAdapter(cls).validate_python(_fit_fields(cls, tree))
+    except ValidationError as error:
+        found += [problem for problem in _in_our_words(error.errors()) if problem.path not in told]
+        raise ConfigError(found) from error
+    if found:
+        raise ConfigError(found)
+    return config
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -152,22 +178,6 @@ def _put(tree: dict[Any, Any], dotted: str, value: Any) -> Problem | None:
             place[part] = default if isinstance(default, list) else {}
         place = place[key]
     return None
-
-
-def _validate(cls: type[T], tree: Mapping[str, Any], problems: Iterable[Problem] = ()) -> T:
-    # Imported here because the core must run where pydantic is not installed; only loading needs it.
-    from pydantic import TypeAdapter, ValidationError
-
-    found = [*problems, *_unknown_fields(cls, tree)]
-    told = {problem.path for problem in found}
-    try:
-        config = TypeAdapter(cls).validate_python(_fit_fields(cls, tree))
-    except ValidationError as error:
-        found += [problem for problem in _in_our_words(error.errors()) if problem.path not in told]
-        raise ConfigError(found) from error
-    if found:
-        raise ConfigError(found)
-    return config
 
 
 def _unknown_fields(cls: Any, tree: Any, parent: str = "") -> Iterator[Problem]:

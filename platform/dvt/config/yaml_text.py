@@ -78,8 +78,12 @@ def parse_fields(text: str, source: str) -> dict[Any, Any]:
     return tree
 
 
-def read_fields(path: Path) -> dict[Any, Any]:
-    """The fields and values of a recipe file.
+def read_fields(path: Path, asked_by: str = "--recipe") -> dict[Any, Any]:
+    """The fields and values of a YAML file.
+
+    Args:
+        path: The file.
+        asked_by: What a person named the file with, for the message.
 
     Raises:
         ConfigError: If the file cannot be read or used.
@@ -88,7 +92,7 @@ def read_fields(path: Path) -> dict[Any, Any]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = "not a text file" if isinstance(error, UnicodeDecodeError) else error.strerror
-        raise ConfigError([Problem("--recipe", f"must name a readable YAML file, got {path} ({reason})")]) from error
+        raise ConfigError([Problem(asked_by, f"must name a readable YAML file, got {path} ({reason})")]) from error
     return parse_fields(text, str(path))
 
 

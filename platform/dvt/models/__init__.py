@@ -5,6 +5,7 @@ from dvt.models.cascade import Cascade
 from dvt.models.cost import RelationNumbers, StageMacs, macs_per_exit, relation_numbers, stage_macs
 from dvt.models.published import load_published, published_state_dict, published_variant
 from dvt.models.resize import GridResize, axis_matrix
+from dvt.models.size import count_parameters, largest_map_bytes, stage_map_bytes, stage_parameters
 from dvt.models.stage import Stage, StageOutput
 from dvt.models.variants import VARIANTS
 from dvt.models.weights import WeightsError
@@ -19,10 +20,14 @@ __all__ = [
     "StageOutput",
     "WeightsError",
     "axis_matrix",
+    "count_parameters",
+    "largest_map_bytes",
     "load_published",
     "macs_per_exit",
     "published_state_dict",
     "published_variant",
     "relation_numbers",
     "stage_macs",
+    "stage_map_bytes",
+    "stage_parameters",
 ]
