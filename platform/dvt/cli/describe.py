@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from dvt.cli.summary import told_macs
+from dvt.cli.summary import told_bytes, told_macs
 from dvt.config import CascadeConfig, ConfigError, Problem, load_recipe, to_dict
 from dvt.models import VARIANTS, Cascade, macs_per_exit, relation_numbers, stage_macs
 from dvt.train.checkpoint import load_checkpoint
@@ -48,9 +48,18 @@ def main(words: Sequence[str]) -> int:
     config = load_recipe(_source(asked.what), overrides).cascade
     console = Console()
     console.print(asked.what, style="bold", highlight=False)
-    console.print(_headline(config), highlight=False)
+    console.print(headline(config), highlight=False)
     console.print(_table(config))
     return 0
+
+
+def headline(config: CascadeConfig) -> str:
+    """What all stages of a cascade share, as one line."""
+    side = f"{config.image_size}x{config.image_size}"
+    return (
+        f"family {config.family}, {side} pixels of {config.in_chans}, {config.num_classes} classes; "
+        f"width {config.embed_dim}, {config.depth} blocks, {config.num_heads} heads, MLP x{config.mlp_ratio:g}"
+    )
 
 
 def _source(what: str) -> Path | dict[str, Any]:
@@ -64,14 +73,6 @@ def _source(what: str) -> Path | dict[str, Any]:
     near = difflib.get_close_matches(what, VARIANTS, n=1)
     advice = f"did you mean {near[0]}?" if near else f"choose from {', '.join(VARIANTS)}"
     raise ConfigError([Problem("WHAT", f"must be a variant, a recipe or a checkpoint folder, got {what!r}; {advice}")])
-
-
-def _headline(config: CascadeConfig) -> str:
-    side = f"{config.image_size}x{config.image_size}"
-    return (
-        f"family {config.family}, {side} pixels of {config.in_chans}, {config.num_classes} classes; "
-        f"width {config.embed_dim}, {config.depth} blocks, {config.num_heads} heads, MLP x{config.mlp_ratio:g}"
-    )
 
 
 def _table(config: CascadeConfig) -> Table:
@@ -113,5 +114,4 @@ def _told_macs(macs: int) -> str:
 
 
 def _told_bytes(numbers: int) -> str:
-    size = 4 * numbers
-    return f"{size / 2**20:.3g} MiB" if size >= 2**20 else f"{size / 2**10:.3g} KiB"
+    return told_bytes(4 * numbers)

@@ -38,10 +38,17 @@ def _profile(words: list[str]) -> int:
     return profile(words)
 
 
+def _search(words: list[str]) -> int:
+    from dvt.cli.search import main as search
+
+    return search(words)
+
+
 COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "train": ("train a cascade, choose its thresholds, record and register it", _train),
     "describe": ("tell a cascade's parts, parameters, cost and memory", _describe),
     "profile": ("measure what each stage takes on this device, for budgets in milliseconds", _profile),
+    "search": ("tell what an architecture search space holds", _search),
     "import-checkpoint": (
         "make a checkpoint and a registered model of the paper's published weights",
         _import_checkpoint,

@@ -5,8 +5,6 @@ Parameters are counted as the paper's tables have them: fixed tables (sinusoids,
 Shapes: N tokens with class token and registers, D width, C channels of the reused context.
 """
 
-from dataclasses import astuple
-
 from dvt.config import CascadeConfig
 from dvt.models.cost import relation_numbers
 from dvt.models.tokenizers import LATER_SOFT_SPLIT, RANDOM_FEATURES, TOKEN_DIM, first_soft_split
@@ -42,7 +40,8 @@ def stage_parameters(config: CascadeConfig, stage_index: int) -> int:
 
 def stage_map_bytes(config: CascadeConfig, stage_index: int) -> int:
     """Memory of all relationship maps that one image has in one stage, in bytes of float32."""
-    return BYTES_A_NUMBER * sum(astuple(relation_numbers(config, stage_index)))
+    numbers = relation_numbers(config, stage_index)
+    return BYTES_A_NUMBER * (numbers.handed_on + numbers.hidden + numbers.mixed + numbers.resized)
 
 
 def largest_map_bytes(config: CascadeConfig) -> int:
