@@ -1,9 +1,11 @@
 """When to leave: confidence, thresholds for a budget, and the accuracy-budget front, on cached arrays alone."""
 
 from dvt.exits.budgets import checked_budgets, default_budgets, points_at_budgets, thresholds_for_budgets
-from dvt.exits.front import Front, FrontPoint, calibrated_front, measure_point, transfer_front
+from dvt.exits.front import Front, FrontPoint, measure_point, transfer_front
+from dvt.exits.lattice import lattice_gap
 from dvt.exits.report import BudgetPoint, ExitRow, FrontReport, StaticReference, make_report
 from dvt.exits.scores import ExitScores, max_probability, score_exits
+from dvt.exits.solve import calibrated_front, solve_front
 from dvt.exits.threshold_table import ThresholdRow, ThresholdTable
 from dvt.exits.thresholds import (
     PUBLISHED_RATIOS,
@@ -33,12 +35,14 @@ __all__ = [
     "default_budgets",
     "exit_indices",
     "geometric_shares",
+    "lattice_gap",
     "make_report",
     "max_probability",
     "measure_point",
     "points_at_budgets",
     "score_exits",
     "single_exit_thresholds",
+    "solve_front",
     "thresholds_for_budgets",
     "thresholds_for_shares",
     "transfer_front",

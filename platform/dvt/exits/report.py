@@ -10,8 +10,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from dvt.exits.budgets import points_at_budgets
-from dvt.exits.front import Front, FrontPoint, calibrated_front, checked_macs, measure_point, transfer_front
+from dvt.exits.front import Front, FrontPoint, checked_macs, measure_point, transfer_front
 from dvt.exits.scores import ExitScores
+from dvt.exits.solve import calibrated_front
+
+NUM_POINTS = 200  # of the curves, besides those of the budgets: enough for a smooth line, and for files of 100 kB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +53,7 @@ class FrontReport:
     recipe: str  # name of the recipe, as a title
     exits: tuple[ExitRow, ...]  # (E,), coarse to fine
     budgets: tuple[BudgetPoint, ...]  # in the order asked for
-    calibration_front: Front  # thresholds chosen and measured on the calibration images
+    calibration_front: Front  # thresholds chosen and measured on the calibration images, thinned; holds the budgets'
     test_points: tuple[FrontPoint, ...]  # the same thresholds in the same order, measured on the test images
     static_reference: StaticReference | None = None  # None where none was trained
 
@@ -150,6 +153,7 @@ def make_report(
     costs = checked_macs(macs, test.num_exits)
     front = calibrated_front(calibration, macs)
     chosen = points_at_budgets(front, budgets)
+    told = front.thinned(NUM_POINTS, budgets)
     rows = zip(token_grids, costs, test.top1, strict=True)
     return FrontReport(
         recipe=recipe,
@@ -161,7 +165,7 @@ def make_report(
             BudgetPoint(budget_macs=float(budget), calibration=point, test=measure_point(test, macs, point.thresholds))
             for budget, point in zip(budgets, chosen, strict=True)
         ),
-        calibration_front=front,
-        test_points=transfer_front(front, test, macs),
+        calibration_front=told,
+        test_points=transfer_front(told, test, macs),
         static_reference=static_reference,
     )
