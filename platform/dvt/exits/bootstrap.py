@@ -82,9 +82,7 @@ def bootstrap_report(
     alone = [single_exit_thresholds(num_exits, index) for index in range(num_exits)]
     chosen = [budget.test.thresholds for budget in report.budgets]
     curve = [point.thresholds for point in report.test_points]
-    bands = bootstrap_bands(
-        test, macs, [*alone, *chosen, *curve], num_resamples=num_resamples, level=level, seed=seed
-    )
+    bands = bootstrap_bands(test, macs, [*alone, *chosen, *curve], num_resamples=num_resamples, level=level, seed=seed)
     ends = (num_exits, num_exits + len(chosen))
     return FrontBands(
         level=level,

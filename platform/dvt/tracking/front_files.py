@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dvt.exits import FrontPoint, FrontReport
-from dvt.tracking.front_plot import DPI, draw_front
+from dvt.tracking.front_plot import draw_front
+from dvt.tracking.picture_style import DPI
 
 _COLUMNS = ("series", "measured_on", "exit_index", "token_grid", "budget_macs", "macs", "accuracy")
 
