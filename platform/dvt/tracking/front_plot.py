@@ -28,6 +28,7 @@ from dvt.tracking.picture_style import (
 )
 
 _MOST_BUDGET_LINES = 8  # more would hide the curves
+_MOST_MARKERS = 100  # of a curve; more would hide it
 _COST_MARGIN = 0.09  # free room left and right, as a share of what is drawn
 
 
@@ -110,8 +111,9 @@ def _draw_curves(axes: Axes, places: FrontPlaces) -> list[tuple[Place, Place]]:
     """Both curves, where there is more than a point; returns their straight pieces, which labels keep clear of."""
     if len(places.test) == 1:
         return []
+    marker = "o" if len(places.test) <= _MOST_MARKERS else ""
     axes.plot(
-        *_columns(places.test), color=TEST, linewidth=2, marker="o", markersize=3.6, zorder=4, label="test images"
+        *_columns(places.test), color=TEST, linewidth=2, marker=marker, markersize=3.6, zorder=4, label="test images"
     )
     if places.test_band:
         costs, lows, highs = zip(*((band.cost, band.low, band.high) for band in places.test_band), strict=True)
