@@ -15,6 +15,7 @@ from rich.console import Console
 from dvt.cli.progress import shown
 from dvt.config import ExitsConfig, Recipe, StageConfig
 from dvt.exits import FrontReport, StaticReference, ThresholdTable, make_report
+from dvt.exits.bootstrap import FrontBands, bootstrap_report
 from dvt.models import macs_per_exit
 from dvt.tracking import (
     MlflowSinkFactory,
@@ -75,16 +76,17 @@ def run_recipe(recipe: Recipe, tracking_uri: str, budgets: Sequence[float], cons
         run = _Run(recipe, folder, record, console)
         best = _train(run)
         static = _static_reference(run, tracking_uri) if recipe.exits.static_reference else None
+        test = score_on_cluster(recipe, best, "test")
         report = make_report(
             recipe.name,
             recipe.cascade.token_grids,
             macs_per_exit(recipe.cascade),
             score_on_cluster(recipe, best, "calibration"),
-            score_on_cluster(recipe, best, "test"),
+            test,
             budgets,
             static,
         )
-        _keep_front(run, report)
+        _keep_front(run, report, bootstrap_report(report, test))
         model = _keep_model(run, best, report, data)
     folder.finish({"model": model.model_uri, "mlflow_run": record.run_id})
     return Outcome(report, _places(run, model))
@@ -128,11 +130,11 @@ def _static_reference(run: _Run, tracking_uri: str) -> StaticReference:
     return StaticReference(token_grid=grid, macs=macs, test_top1=test.top1[0])
 
 
-def _keep_front(run: _Run, report: FrontReport) -> None:
-    """The front as data, table and picture, in the run's folder and with its MLflow run."""
+def _keep_front(run: _Run, report: FrontReport, bands: FrontBands) -> None:
+    """The front as data, table, pictures and page, in the run's folder and with its MLflow run."""
     with tempfile.TemporaryDirectory(prefix="dvt-") as scratch:
         local = Path(scratch) / FRONT
-        write_front_files(local, report)
+        write_front_files(local, report, bands)
         run.folder.put(local)
         log_front(run.record, local)
 
@@ -164,6 +166,7 @@ def _places(run: _Run, model: ModelRecord) -> dict[str, str]:
     return {
         "front": f"{front}/front.png",
         "front's data": f"{front}/front.json and front.csv",
+        "front's page": f"{front}/front.html",
         "checkpoints": f"{run.folder.address}/checkpoints",
         "MLflow run": f"{run.record.run_id} at {run.record.address}",
         "model": registered,
