@@ -216,10 +216,11 @@ class Recipe:
             "loss.exit_weights",
             f"must hold one weight for each of the {self.cascade.num_exits} stages, got {len(self.loss.exit_weights)}",
         )
+        epochs = self.optimizer.total_epochs
         rules.require(
-            self.train.backbone_epochs < self.optimizer.total_epochs,
+            self.train.backbone_epochs < epochs,
             "train.backbone_epochs",
-            f"must be less than the {self.optimizer.total_epochs} epochs of optimizer, got {self.train.backbone_epochs}",
+            f"must be less than the {epochs} epochs of optimizer, got {self.train.backbone_epochs}",
         )
         rules.require(
             self.data.source != "folder" or self.data.root is not None,
