@@ -100,6 +100,7 @@ UNUSUAL = Recipe(
         amp="off",
         ema_decay=None,
         seed=1,
+        backbone_epochs=8,
         init_from="2026-01-02",
         log_every_steps=1,
     ),

@@ -142,7 +142,7 @@ BROKEN: list[tuple[type, dict[str, Any], str]] = [
         (TrainConfig, {name: 0}, f"{name} must be at least 1, got 0")
         for name in ("micro_batch_size", "grad_accum_steps", "log_every_steps")
     ),
-    (TrainConfig, {"seed": -1}, "seed must be at least 0, got -1"),
+    *((TrainConfig, {name: -1}, f"{name} must be at least 0, got -1") for name in ("seed", "backbone_epochs")),
     (TrainConfig, {"ema_decay": 1.00001}, "ema_decay must be from 0 to 1, got 1.00001"),
     (ClusterConfig, {"num_workers": 0}, "num_workers must be at least 1, got 0"),
     (ClusterConfig, {"cpus_per_worker": 0.0}, "cpus_per_worker must be greater than 0, got 0"),
@@ -162,6 +162,14 @@ BROKEN: list[tuple[type, dict[str, Any], str]] = [
             f"data.{name} must be at least cluster.num_workers 4, got 3",
         )
         for name in ("calibration_images", "test_images")
+    ),
+    (
+        Recipe,
+        {
+            "train": TrainConfig(backbone_epochs=7),
+            "optimizer": OptimizerConfig(epochs=5, warmup_epochs=0, cooldown_epochs=2),
+        },
+        "train.backbone_epochs must be less than the 7 epochs of optimizer, got 7",
     ),
     (
         Recipe,
