@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dvt.exits import max_probability
+from dvt.exits import PLAIN, Confidence
 from dvt.models import Cascade
 
 
@@ -23,7 +23,7 @@ class EarlyExitResult:
     """What became of each image, in the order of the input."""
 
     logits: Tensor  # (B, C), unnormalised, of the exit taken
-    confidence: Tensor  # (B,), largest probability at the exit taken, float32
+    confidence: Tensor  # (B,), how sure the exit taken is, by the engine's measure; float32
     label: Tensor  # (B,), most probable class, int64
     exit_index: Tensor  # (B,), exit taken, int64, from 0 to E - 1
 
@@ -35,12 +35,13 @@ class EarlyExit:
         cascade: The model; it is put into evaluation mode.
         thresholds: (E,); an image leaves at the first exit with confidence >= threshold. +inf closes an exit; the last
             is -inf, because the last exit takes what is left.
+        confidence: What the thresholds are of; the largest probability if none is given.
 
     Raises:
-        ValueError: If the thresholds are not as stated.
+        ValueError: If the thresholds are not as stated, or there are temperatures of another number of exits.
     """
 
-    def __init__(self, cascade: Cascade, thresholds: Sequence[float]) -> None:
+    def __init__(self, cascade: Cascade, thresholds: Sequence[float], confidence: Confidence = PLAIN) -> None:
         num_exits = cascade.config.num_exits
         if len(thresholds) != num_exits:
             raise ValueError(f"thresholds must hold one number for each of {num_exits} exits, got {len(thresholds)}")
@@ -50,6 +51,8 @@ class EarlyExit:
             raise ValueError(
                 f"thresholds must end with -inf, because the last exit takes what is left, got {thresholds[-1]}"
             )
+        confidence.check(num_exits)
+        self.confidence = confidence
         self.cascade = cascade.eval()
         self.thresholds = tuple(float(threshold) for threshold in thresholds)
 
@@ -70,7 +73,7 @@ class EarlyExit:
             if len(undecided) == 0:
                 break
             upstream = self.cascade.stage(stage_index, images[undecided], upstream)
-            confidence = max_probability(upstream.logits)  # (b,)
+            confidence = self.confidence(upstream.logits, stage_index)  # (b,)
             is_last = stage_index == len(self.thresholds) - 1  # takes even what has no number for a confidence
             leaves = torch.ones_like(confidence, dtype=torch.bool) if is_last else confidence.double() >= threshold
             gone = undecided[leaves]
