@@ -14,7 +14,7 @@ from rich.console import Console
 
 from dvt.cli.progress import shown
 from dvt.config import ExitsConfig, Recipe, StageConfig
-from dvt.exits import FrontReport, StaticReference, ThresholdTable, make_report
+from dvt.exits import ExitScores, FrontReport, StaticReference, ThresholdTable, choose_confidence, make_report
 from dvt.exits.bootstrap import FrontBands, bootstrap_report
 from dvt.models import macs_per_exit
 from dvt.tracking import (
@@ -30,7 +30,14 @@ from dvt.tracking import (
 )
 from dvt.tracking.front_files import write_front_files
 from dvt.train.checkpoint import load_checkpoint
-from dvt.train.ray_train import DataSummary, local_copy, score_on_cluster, summarize_data, train_on_cluster
+from dvt.train.ray_train import (
+    DataSummary,
+    local_copy,
+    predict_on_cluster,
+    score_on_cluster,
+    summarize_data,
+    train_on_cluster,
+)
 from dvt.train.storage import RUN, RunFolder, open_run_folder
 
 FRONT, STATIC = "front", "static"
@@ -76,16 +83,7 @@ def run_recipe(recipe: Recipe, tracking_uri: str, budgets: Sequence[float], cons
         run = _Run(recipe, folder, record, console)
         best = _train(run)
         static = _static_reference(run, tracking_uri) if recipe.exits.static_reference else None
-        test = score_on_cluster(recipe, best, "test")
-        report = make_report(
-            recipe.name,
-            recipe.cascade.token_grids,
-            macs_per_exit(recipe.cascade),
-            score_on_cluster(recipe, best, "calibration"),
-            test,
-            budgets,
-            static,
-        )
+        report, test = _measure(recipe, best, budgets, static)
         _keep_front(run, report, bootstrap_report(report, test))
         model = _keep_model(run, best, report, data)
     folder.finish({"model": model.model_uri, "mlflow_run": record.run_id})
@@ -130,6 +128,21 @@ def _static_reference(run: _Run, tracking_uri: str) -> StaticReference:
     return StaticReference(token_grid=grid, macs=macs, test_top1=test.top1[0])
 
 
+def _measure(
+    recipe: Recipe, best: Checkpoint, budgets: Sequence[float], static: StaticReference | None
+) -> tuple[FrontReport, ExitScores]:
+    """Choose what to leave by and when on calibration images, and measure it on test images, whose scores come too."""
+    macs = macs_per_exit(recipe.cascade)
+    logits, labels = predict_on_cluster(recipe, best)
+    choice = choose_confidence(logits, labels, macs, recipe.exits.confidence)
+    del logits  # the one large thing here
+    test = score_on_cluster(recipe, best, "test", choice.confidence)
+    report = make_report(
+        recipe.name, recipe.cascade.token_grids, macs, choice.calibration, test, budgets, static_reference=static
+    )
+    return replace(report, confidence_areas=choice.areas), test
+
+
 def _keep_front(run: _Run, report: FrontReport, bands: FrontBands) -> None:
     """The front as data, table, pictures and page, in the run's folder and with its MLflow run."""
     with tempfile.TemporaryDirectory(prefix="dvt-") as scratch:
@@ -147,7 +160,7 @@ def _keep_model(run: _Run, best: Checkpoint, report: FrontReport, data: DataSumm
             recipe=run.recipe,
             weights=checkpoint.weights,
             step=checkpoint.step,
-            thresholds=ThresholdTable.of_front(report.calibration_front),
+            thresholds=ThresholdTable.of_front(report.calibration_front, report.confidence),
             report=report,
             class_names=data.class_names,
             mean=data.mean,

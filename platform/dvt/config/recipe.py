@@ -170,6 +170,8 @@ class ExitsConfig:
     """The budgets that thresholds are chosen for, and what the front is compared with."""
 
     budgets_macs: tuple[float, ...] = ()  # mean multiply-adds an image; none given is three between first and last exit
+    # what thresholds are of; auto takes the measure, with or without temperatures, of the best calibration front
+    confidence: Literal["auto", "max_probability", "margin", "negative_entropy"] = "auto"
     static_reference: bool = False  # also train one static model of the last grid with the same recipe, for the plot
 
     def __post_init__(self) -> None:

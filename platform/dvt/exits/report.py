@@ -6,10 +6,11 @@ Shapes: E exits.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from dvt.exits.budgets import points_at_budgets
+from dvt.exits.confidence import PLAIN, Confidence
 from dvt.exits.front import Front, FrontPoint, checked_macs, measure_point, transfer_front
 from dvt.exits.scores import ExitScores
 from dvt.exits.solve import calibrated_front
@@ -56,6 +57,8 @@ class FrontReport:
     calibration_front: Front  # thresholds chosen and measured on the calibration images, thinned; holds the budgets'
     test_points: tuple[FrontPoint, ...]  # the same thresholds in the same order, measured on the test images
     static_reference: StaticReference | None = None  # None where none was trained
+    confidence: Confidence = PLAIN  # what all thresholds here are of
+    confidence_areas: Mapping[str, float] = field(default_factory=dict)  # calibration areas of those compared, by name
 
     def __post_init__(self) -> None:
         num_points = len(self.calibration_front.points)
@@ -90,6 +93,8 @@ class FrontReport:
             "calibration_front": self.calibration_front.to_dict(),
             "test_points": [point.to_dict() for point in self.test_points],
             "static_reference": asdict(self.static_reference) if self.static_reference else None,
+            "confidence": self.confidence.to_dict(),
+            "confidence_areas": dict(self.confidence_areas),
         }
 
     @classmethod
@@ -123,6 +128,9 @@ class FrontReport:
             calibration_front=Front.from_dict(data["calibration_front"]),
             test_points=tuple(FrontPoint.from_dict(point) for point in data["test_points"]),
             static_reference=StaticReference(**static) if static is not None else None,
+            # Reports of before there was a choice lack what follows.
+            confidence=Confidence.from_dict(data["confidence"]) if "confidence" in data else PLAIN,
+            confidence_areas=dict(data.get("confidence_areas", {})),
         )
 
 
@@ -148,12 +156,15 @@ def make_report(
 
     Raises:
         ConfigError: With one problem for each budget under the first exit's cost, named `exits.budgets_macs.<index>`.
-        ValueError: If the numbers of exits differ or `macs` are not strictly increasing.
+        ValueError: If the numbers of exits or the confidences differ, or `macs` are not strictly increasing.
     """
+    if calibration.measured_by != test.measured_by:
+        told = f"{calibration.measured_by.name} and {test.measured_by.name}"
+        raise ValueError(f"calibration and test must be scored by one confidence, got {told}")
     costs = checked_macs(macs, test.num_exits)
     front = calibrated_front(calibration, macs)
     chosen = points_at_budgets(front, budgets)
-    told = front.thinned(NUM_POINTS, budgets)
+    thinned = front.thinned(NUM_POINTS, budgets)
     rows = zip(token_grids, costs, test.top1, strict=True)
     return FrontReport(
         recipe=recipe,
@@ -165,7 +176,8 @@ def make_report(
             BudgetPoint(budget_macs=float(budget), calibration=point, test=measure_point(test, macs, point.thresholds))
             for budget, point in zip(budgets, chosen, strict=True)
         ),
-        calibration_front=told,
-        test_points=transfer_front(told, test, macs),
+        calibration_front=thinned,
+        test_points=transfer_front(thinned, test, macs),
         static_reference=static_reference,
+        confidence=test.measured_by,
     )

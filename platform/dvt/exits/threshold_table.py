@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dvt.config import ConfigError
+from dvt.exits.confidence import PLAIN, Confidence
 from dvt.exits.front import Front, checked_macs, under_cheapest
 from dvt.exits.thresholds import (
     PUBLISHED_RATIOS,
@@ -45,10 +46,11 @@ class ThresholdTable:
     """Threshold vectors sorted by their expected cost; a dearer row is the better one.
 
     Raises:
-        ValueError: If there are no rows, they are not sorted, or a row's thresholds are not as stated.
+        ValueError: If there are no rows, they are not sorted, or thresholds or temperatures are not as stated.
     """
 
     rows: tuple[ThresholdRow, ...]
+    confidence: Confidence = PLAIN  # what the thresholds are of
 
     def __post_init__(self) -> None:
         if not self.rows:
@@ -62,11 +64,12 @@ class ThresholdTable:
             if not is_whole or row.thresholds[-1] != -math.inf:
                 told = ", ".join(map(str, row.thresholds))
                 raise ValueError(f"rows must each hold {num_exits} thresholds, the last of them -inf, got {told}")
+        self.confidence.check(num_exits)
 
     @classmethod
-    def of_front(cls, front: Front) -> Self:
-        """The thresholds of a calibration front, which costs were measured on."""
-        return cls(tuple(ThresholdRow(point.macs, point.thresholds) for point in front.points))
+    def of_front(cls, front: Front, confidence: Confidence = PLAIN) -> Self:
+        """The thresholds of a calibration front, which costs were measured on, of this confidence."""
+        return cls(tuple(ThresholdRow(point.macs, point.thresholds) for point in front.points), confidence)
 
     @classmethod
     def of_single_exits(cls, macs: Sequence[float]) -> Self:
@@ -123,11 +126,12 @@ class ThresholdTable:
 
     def to_dict(self) -> dict[str, Any]:
         """The table in JSON's own types."""
-        return {"rows": [{"macs": row.macs, "thresholds": thresholds_as_json(row.thresholds)} for row in self.rows]}
+        rows = [{"macs": row.macs, "thresholds": thresholds_as_json(row.thresholds)} for row in self.rows]
+        return {"rows": rows, "confidence": self.confidence.to_dict()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The table that `to_dict` gave `data` from.
+        """The table that `to_dict` gave `data` from; without a confidence, as tables once were, the paper's is meant.
 
         Raises:
             ValueError: If a field is missing or is not what it should be.
@@ -138,7 +142,8 @@ class ThresholdTable:
             raise ValueError(
                 f"a threshold table must have rows of macs and thresholds, got others ({error})"
             ) from error
-        return cls(tuple(rows))
+        confidence = data.get("confidence")
+        return cls(tuple(rows), PLAIN if confidence is None else Confidence.from_dict(confidence))
 
 
 def numbers_in(value: Any) -> NDArray[np.float64]:

@@ -2,13 +2,14 @@
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from dvt.config import ConfigError
-from dvt.exits import Front, FrontPoint, ThresholdRow, ThresholdTable
+from dvt.exits import Confidence, Front, FrontPoint, ThresholdRow, ThresholdTable
 from dvt.models import WeightsError
 
 INF = math.inf
@@ -120,6 +121,19 @@ def test_it_goes_through_json_unchanged() -> None:
     table = ThresholdTable.of_published(published(), MACS)
     text = json.dumps(table.to_dict(), allow_nan=False)
     assert ThresholdTable.from_dict(json.loads(text)) == table
+
+
+def test_it_carries_what_its_thresholds_are_of() -> None:
+    table = replace(ThresholdTable.of_published(published(), MACS), confidence=Confidence("margin", (1.5, 0.7, 2.0)))
+    assert ThresholdTable.from_dict(json.loads(json.dumps(table.to_dict()))) == table
+    with pytest.raises(ValueError, match=r"^temperatures must be one for each of 3 exits, got 2$"):
+        replace(table, confidence=Confidence("margin", (1.5, 0.7)))
+
+
+def test_tables_of_before_there_was_a_choice_are_of_the_largest_probability() -> None:
+    data = ThresholdTable.of_single_exits(MACS).to_dict()
+    del data["confidence"]
+    assert ThresholdTable.from_dict(data) == ThresholdTable.of_single_exits(MACS)
 
 
 def test_other_json_is_refused() -> None:
