@@ -105,7 +105,19 @@ def read_front_report(path: str | Path) -> FrontReport:
         OSError: If the file cannot be read.
         ValueError: If it does not hold a front report.
     """
-    text = Path(path).read_text(encoding="utf-8")
+    return front_report_of(Path(path).read_text(encoding="utf-8"), str(path))
+
+
+def front_report_of(text: str, path: str) -> FrontReport:
+    """The report that the text of a `front.json` holds.
+
+    Args:
+        text: The text.
+        path: Where it is from, for messages.
+
+    Raises:
+        ValueError: If it does not hold a front report.
+    """
     try:
         return FrontReport.from_dict(json.loads(text))
     except json.JSONDecodeError as error:
