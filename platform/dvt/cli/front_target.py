@@ -64,7 +64,8 @@ def open_target(what: str, tracking_uri: str | None, is_recorded: bool) -> Itera
     if (Path(what) / STATE).is_file():
         yield Target(Path(what), folder=None, record=None)
         return
-    record = None
+    record: RunRecord | None = None
+    folder: RunFolder | None
     if _RUN_ID.fullmatch(what) and not Path(what).exists():
         record = find_run(tracking_address(tracking_uri), what)
         folder = _folder_of(record)
