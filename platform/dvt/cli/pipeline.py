@@ -14,6 +14,7 @@ from rich.console import Console
 
 from dvt.cli.progress import shown
 from dvt.config import ExitsConfig, Recipe, StageConfig
+from dvt.data.transforms import served_crop_pct
 from dvt.exits import ExitScores, FrontReport, StaticReference, ThresholdTable, choose_confidence, make_report
 from dvt.exits.bootstrap import FrontBands, bootstrap_report
 from dvt.models import macs_per_exit
@@ -165,6 +166,8 @@ def _keep_model(run: _Run, best: Checkpoint, report: FrontReport, data: DataSumm
             class_names=data.class_names,
             mean=data.mean,
             std=data.std,
+            crop_pct=served_crop_pct(run.recipe.data),
+            interpolation=run.recipe.data.interpolation,
         )
         name = f"dvt-{run.recipe.name}" if run.recipe.run.is_registered else None
         return log_and_register_model(run.record, content, registered_name=name)

@@ -105,7 +105,19 @@ def read_front_report(path: str | Path) -> FrontReport:
         OSError: If the file cannot be read.
         ValueError: If it does not hold a front report.
     """
-    text = Path(path).read_text(encoding="utf-8")
+    return front_report_of(Path(path).read_text(encoding="utf-8"), str(path))
+
+
+def front_report_of(text: str, path: str) -> FrontReport:
+    """The report that the text of a `front.json` holds.
+
+    Args:
+        text: The text.
+        path: Where it is from, for messages.
+
+    Raises:
+        ValueError: If it does not hold a front report.
+    """
     try:
         return FrontReport.from_dict(json.loads(text))
     except json.JSONDecodeError as error:
@@ -136,15 +148,15 @@ def _write_csv(path: Path, measured: _Measured) -> None:
 def _rows(measured: _Measured) -> Iterator[dict[str, Any]]:
     report, bands, seconds = measured
     for index, row in enumerate(report.exits):
-        place = {"exit_index": row.exit_index, "token_grid": row.token_grid, "macs": row.macs}
-        known = _band_cells(None if bands is None else bands.exits[index])
+        place: dict[str, Any] = {"exit_index": row.exit_index, "token_grid": row.token_grid, "macs": row.macs}
+        known: dict[str, float] = _band_cells(None if bands is None else bands.exits[index])
         known |= {} if seconds is None else {"seconds": seconds[index]}
         yield {"series": "exit", "measured_on": "test", **place, "accuracy": row.test_top1, **known}
     for index, budget in enumerate(report.budgets):
         band = None if bands is None else bands.budgets[index]
         for measured_on, point, its in (("calibration", budget.calibration, None), ("test", budget.test, band)):
-            place = {"measured_on": measured_on, "budget_macs": budget.budget_macs}
-            yield {"series": "budget", **place, **_cells(point, seconds), **_band_cells(its)}
+            chosen = {"measured_on": measured_on, "budget_macs": budget.budget_macs}
+            yield {"series": "budget", **chosen, **_cells(point, seconds), **_band_cells(its)}
     for point in report.calibration_front.points:
         yield {"series": "front", "measured_on": "calibration", **_cells(point, seconds)}
     for index, point in enumerate(report.test_points):

@@ -54,6 +54,8 @@ class ModelContent:
     class_names: Sequence[str]  # in the order of the labels
     mean: Sequence[float]  # per channel, of images in [0, 1]
     std: Sequence[float]  # per channel
+    crop_pct: float = 0.875  # share of the resized side that the centre crop keeps, for image files
+    interpolation: str = "bicubic"  # resampling of image files
 
     @property
     def default_budget_macs(self) -> float:
@@ -144,6 +146,8 @@ def _write_files(content: ModelContent, folder: Path) -> dict[str, Path]:
         "mean": [float(value) for value in content.mean],
         "std": [float(value) for value in content.std],
         "default_budget_macs": content.default_budget_macs,
+        "crop_pct": content.crop_pct,
+        "interpolation": content.interpolation,
     }
     texts = {
         "cascade.yaml": cascade_to_yaml(content.recipe.cascade),

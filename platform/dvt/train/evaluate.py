@@ -3,10 +3,12 @@
 Shapes: E exits, B batch, N images of a shard, C classes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dvt.config import DataConfig
@@ -82,6 +84,35 @@ def _at_rest(model: Cascade) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
+
+
+def score_with_labels(
+    model: Cascade,
+    images: ImageSet,
+    config: DataConfig,
+    device: torch.device,
+    on_batch: Callable[[int], None] = lambda num_images: None,
+) -> tuple[ExitScores, NDArray[np.int64]]:
+    """As `score_images` of the whole set, with the images' labels, (N,).
+
+    Args:
+        model: The model, on `device`; left in the mode it was in.
+        images: Calibration or test images.
+        config: Batch size and reading processes.
+        device: Where to compute.
+        on_batch: Told how many images each batch held, to show how it goes.
+
+    Raises:
+        DataError: If an image cannot be read.
+        TrainingError: If the model gives something that is no number.
+    """
+    scores, all_labels = [], []
+    with _at_rest(model):
+        for logits, labels in _predictions(model, images, config, device, (0, 1)):
+            scores.append(score_exits(logits, labels))
+            all_labels.append(labels.cpu().numpy())
+            on_batch(len(labels))
+    return ExitScores.join(scores), np.concatenate(all_labels)
 
 
 @torch.inference_mode()
