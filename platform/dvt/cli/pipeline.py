@@ -14,7 +14,16 @@ from rich.console import Console
 
 from dvt.cli.progress import shown
 from dvt.config import ExitsConfig, Recipe, StageConfig
-from dvt.exits import FrontReport, StaticReference, ThresholdTable, choose_confidence, make_report
+from dvt.exits import (
+    FrontReport,
+    StaticReference,
+    ThresholdTable,
+    choose_confidence,
+    guaranteed_thresholds,
+    make_report,
+    score_in_chunks,
+    split_calibration,
+)
 from dvt.models import macs_per_exit
 from dvt.tracking import (
     MlflowSinkFactory,
@@ -131,12 +140,13 @@ def _measure(recipe: Recipe, best: Checkpoint, budgets: Sequence[float], static:
     """Choose what to leave by and when on calibration images, and measure it on test images."""
     macs = macs_per_exit(recipe.cascade)
     logits, labels = predict_on_cluster(recipe, best)
-    choice = choose_confidence(logits, labels, macs, recipe.exits.confidence)
+    choosing, _ = split_calibration(len(labels))  # the other half is for the guarantee to test on
+    choice = choose_confidence(logits[:, choosing], labels[choosing], macs, recipe.exits.confidence)
+    calibration = score_in_chunks(logits, labels, choice.confidence)
     del logits  # the one large thing here
+    promise = guaranteed_thresholds(calibration, macs, recipe.exits.tolerated_loss, recipe.exits.guarantee_level)
     test = score_on_cluster(recipe, best, "test", choice.confidence)
-    report = make_report(
-        recipe.name, recipe.cascade.token_grids, macs, choice.calibration, test, budgets, static_reference=static
-    )
+    report = make_report(recipe.name, recipe.cascade.token_grids, macs, calibration, test, budgets, static, promise)
     return replace(report, confidence_areas=choice.areas)
 
 
@@ -157,7 +167,11 @@ def _keep_model(run: _Run, best: Checkpoint, report: FrontReport, data: DataSumm
             recipe=run.recipe,
             weights=checkpoint.weights,
             step=checkpoint.step,
-            thresholds=ThresholdTable.of_front(report.calibration_front, report.confidence),
+            thresholds=ThresholdTable.of_front(
+                report.calibration_front,
+                report.confidence,
+                guarantee=None if report.guarantee is None else report.guarantee.promise,
+            ),
             report=report,
             class_names=data.class_names,
             mean=data.mean,

@@ -2,8 +2,8 @@
 
 Columns of the CSV, one row a measured point:
 
-* `series`: `front` (thresholds of the curve), `budget` (thresholds chosen for one), `exit` (all images leave there) or
-  `static` (a single-stage model, where one was trained);
+* `series`: `front` (thresholds of the curve), `budget` (thresholds chosen for one), `guarantee` (thresholds with a
+  promise about their loss), `exit` (all images leave there) or `static` (a single-stage model, where one was trained);
 * `measured_on`: `calibration` or `test` images;
 * `exit_index`, `token_grid`, `budget_macs`: of the rows that have one;
 * `macs`: mean multiply-adds an image; `accuracy`: from 0 to 1;
@@ -90,6 +90,8 @@ def _rows(report: FrontReport) -> Iterator[dict[str, Any]]:
     for measured_on, points in (("calibration", report.calibration_front.points), ("test", report.test_points)):
         for point in points:
             yield {"series": "front", "measured_on": measured_on, **_cells(point)}
+    if report.guarantee is not None:
+        yield {"series": "guarantee", "measured_on": "test", **_cells(report.guarantee.test)}
     static = report.static_reference
     if static is not None:
         place = {"token_grid": static.token_grid}
