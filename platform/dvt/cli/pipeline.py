@@ -12,10 +12,11 @@ from pathlib import Path
 from ray.train import Checkpoint
 from rich.console import Console
 
+from dvt.cli.measured import measured_report
 from dvt.cli.progress import shown
 from dvt.config import ExitsConfig, Recipe, StageConfig
 from dvt.data.transforms import served_crop_pct
-from dvt.exits import ExitScores, FrontReport, StaticReference, ThresholdTable, choose_confidence, make_report
+from dvt.exits import FrontReport, StaticReference, ThresholdTable
 from dvt.exits.bootstrap import FrontBands, bootstrap_report
 from dvt.models import macs_per_exit
 from dvt.tracking import (
@@ -84,7 +85,13 @@ def run_recipe(recipe: Recipe, tracking_uri: str, budgets: Sequence[float], cons
         run = _Run(recipe, folder, record, console)
         best = _train(run)
         static = _static_reference(run, tracking_uri) if recipe.exits.static_reference else None
-        report, test = _measure(recipe, best, budgets, static)
+        report, test = measured_report(
+            recipe,
+            predict_on_cluster(recipe, best),
+            lambda confidence: score_on_cluster(recipe, best, "test", confidence),
+            budgets,
+            static,
+        )
         _keep_front(run, report, bootstrap_report(report, test))
         model = _keep_model(run, best, report, data)
     folder.finish({"model": model.model_uri, "mlflow_run": record.run_id})
@@ -129,21 +136,6 @@ def _static_reference(run: _Run, tracking_uri: str) -> StaticReference:
     return StaticReference(token_grid=grid, macs=macs, test_top1=test.top1[0])
 
 
-def _measure(
-    recipe: Recipe, best: Checkpoint, budgets: Sequence[float], static: StaticReference | None
-) -> tuple[FrontReport, ExitScores]:
-    """Choose what to leave by and when on calibration images, and measure it on test images, whose scores come too."""
-    macs = macs_per_exit(recipe.cascade)
-    logits, labels = predict_on_cluster(recipe, best)
-    choice = choose_confidence(logits, labels, macs, recipe.exits.confidence)
-    del logits  # the one large thing here
-    test = score_on_cluster(recipe, best, "test", choice.confidence)
-    report = make_report(
-        recipe.name, recipe.cascade.token_grids, macs, choice.calibration, test, budgets, static_reference=static
-    )
-    return replace(report, confidence_areas=choice.areas), test
-
-
 def _keep_front(run: _Run, report: FrontReport, bands: FrontBands) -> None:
     """The front as data, table, pictures and page, in the run's folder and with its MLflow run."""
     with tempfile.TemporaryDirectory(prefix="dvt-") as scratch:
@@ -161,7 +153,11 @@ def _keep_model(run: _Run, best: Checkpoint, report: FrontReport, data: DataSumm
             recipe=run.recipe,
             weights=checkpoint.weights,
             step=checkpoint.step,
-            thresholds=ThresholdTable.of_front(report.calibration_front, report.confidence),
+            thresholds=ThresholdTable.of_front(
+                report.calibration_front,
+                report.confidence,
+                guarantee=None if report.guarantee is None else report.guarantee.promise,
+            ),
             report=report,
             class_names=data.class_names,
             mean=data.mean,

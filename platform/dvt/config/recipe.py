@@ -167,15 +167,23 @@ class ClusterConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ExitsConfig:
-    """The budgets that thresholds are chosen for, and what the front is compared with."""
+    """When images leave: the budgets that thresholds are chosen for, by what, and what is promised and compared."""
 
     budgets_macs: tuple[float, ...] = ()  # mean multiply-adds an image; none given is three between first and last exit
     # what thresholds are of; auto takes the measure, with or without temperatures, of the best calibration front
     confidence: Literal["auto", "max_probability", "margin", "negative_entropy"] = "auto"
+    tolerated_loss: float = 0.005  # accuracy that thresholds may be promised to lose at most, from 0 to 1
+    guarantee_level: float = 0.95  # probability that the promise holds, between 0 and 1
     static_reference: bool = False  # also train one static model of the last grid with the same recipe, for the plot
 
     def __post_init__(self) -> None:
         rules = Rules()
+        rules.between("tolerated_loss", self.tolerated_loss, 0, 1)
+        rules.require(
+            0 < self.guarantee_level < 1,
+            "guarantee_level",
+            f"must be greater than 0 and less than 1, got {self.guarantee_level:g}",
+        )
         for index, budget in enumerate(self.budgets_macs):
             rules.above(f"budgets_macs.{index}", budget, 0)
         rules.enforce()

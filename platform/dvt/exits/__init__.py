@@ -1,7 +1,7 @@
 """When to leave: confidence, thresholds for a budget, and the accuracy-budget front, on cached arrays alone."""
 
 from dvt.exits.budgets import checked_budgets, default_budgets, points_at_budgets, thresholds_for_budgets
-from dvt.exits.choice import ConfidenceChoice, choose_confidence, front_area
+from dvt.exits.choice import ConfidenceChoice, choose_confidence, front_area, score_in_chunks
 from dvt.exits.confidence import (
     MEASURES,
     PLAIN,
@@ -13,8 +13,9 @@ from dvt.exits.confidence import (
     negative_entropy,
 )
 from dvt.exits.front import Front, FrontPoint, measure_point, transfer_front
+from dvt.exits.guarantee import Guarantee, guaranteed_thresholds, split_calibration
 from dvt.exits.lattice import lattice_gap
-from dvt.exits.report import BudgetPoint, ExitRow, FrontReport, StaticReference, make_report
+from dvt.exits.report import BudgetPoint, ExitRow, FrontReport, GuaranteedPoint, StaticReference, make_report
 from dvt.exits.scores import ExitScores, score_exits
 from dvt.exits.solve import calibrated_front, solve_front
 from dvt.exits.threshold_table import ThresholdRow, ThresholdTable
@@ -40,6 +41,8 @@ __all__ = [
     "Front",
     "FrontPoint",
     "FrontReport",
+    "Guarantee",
+    "GuaranteedPoint",
     "Measure",
     "StaticReference",
     "ThresholdRow",
@@ -54,6 +57,7 @@ __all__ = [
     "fit_temperatures",
     "front_area",
     "geometric_shares",
+    "guaranteed_thresholds",
     "lattice_gap",
     "make_report",
     "margin",
@@ -62,8 +66,10 @@ __all__ = [
     "negative_entropy",
     "points_at_budgets",
     "score_exits",
+    "score_in_chunks",
     "single_exit_thresholds",
     "solve_front",
+    "split_calibration",
     "thresholds_for_budgets",
     "thresholds_for_shares",
     "transfer_front",

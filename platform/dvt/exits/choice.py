@@ -24,10 +24,9 @@ _CHUNK = 4096  # images scored at once, which bounds what softmax needs beside t
 
 @dataclass(frozen=True)
 class ConfidenceChoice:
-    """The confidence chosen, the calibration images as it scores them, and what spoke for it."""
+    """The confidence chosen, and what spoke for it."""
 
     confidence: Confidence
-    calibration: ExitScores  # of the images chosen on
     areas: Mapping[str, float]  # mean accuracy over budgets, from 0 to 1, by name; the largest was taken
 
 
@@ -57,14 +56,12 @@ def choose_confidence(
         temperatures = fit_temperatures(logits, labels)
         candidates += [Confidence(each, temperatures) for each in MEASURES]
     areas: dict[str, float] = {}
-    best: tuple[Confidence, ExitScores] | None = None
     for confidence in candidates:
         scores = score_in_chunks(logits, labels, confidence)
         areas[confidence.name] = front_area(calibrated_front(scores, macs), macs)
-        if best is None or areas[confidence.name] > areas[best[0].name]:
-            best = confidence, scores
-    assert best is not None  # there is at least one candidate
-    return ConfidenceChoice(*best, areas)
+    return ConfidenceChoice(
+        max(candidates, key=lambda confidence: areas[confidence.name]), areas
+    )  # the first of equals
 
 
 def front_area(front: Front, macs: Sequence[float]) -> float:

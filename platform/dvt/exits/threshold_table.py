@@ -21,6 +21,7 @@ from torch import Tensor
 from dvt.config import ConfigError
 from dvt.exits.confidence import PLAIN, Confidence
 from dvt.exits.front import Front, checked_macs, under_cheapest
+from dvt.exits.guarantee import Guarantee
 from dvt.exits.thresholds import (
     PUBLISHED_RATIOS,
     Thresholds,
@@ -51,6 +52,7 @@ class ThresholdTable:
 
     rows: tuple[ThresholdRow, ...]
     confidence: Confidence = PLAIN  # what the thresholds are of
+    guarantee: Guarantee | None = None  # thresholds with a promise about their loss, where one was made
 
     def __post_init__(self) -> None:
         if not self.rows:
@@ -67,9 +69,9 @@ class ThresholdTable:
         self.confidence.check(num_exits)
 
     @classmethod
-    def of_front(cls, front: Front, confidence: Confidence = PLAIN) -> Self:
+    def of_front(cls, front: Front, confidence: Confidence = PLAIN, guarantee: Guarantee | None = None) -> Self:
         """The thresholds of a calibration front, which costs were measured on, of this confidence."""
-        return cls(tuple(ThresholdRow(point.macs, point.thresholds) for point in front.points), confidence)
+        return cls(tuple(ThresholdRow(point.macs, point.thresholds) for point in front.points), confidence, guarantee)
 
     @classmethod
     def of_single_exits(cls, macs: Sequence[float]) -> Self:
@@ -127,7 +129,8 @@ class ThresholdTable:
     def to_dict(self) -> dict[str, Any]:
         """The table in JSON's own types."""
         rows = [{"macs": row.macs, "thresholds": thresholds_as_json(row.thresholds)} for row in self.rows]
-        return {"rows": rows, "confidence": self.confidence.to_dict()}
+        promise = None if self.guarantee is None else self.guarantee.to_dict()
+        return {"rows": rows, "confidence": self.confidence.to_dict(), "guarantee": promise}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -142,8 +145,12 @@ class ThresholdTable:
             raise ValueError(
                 f"a threshold table must have rows of macs and thresholds, got others ({error})"
             ) from error
-        confidence = data.get("confidence")
-        return cls(tuple(rows), PLAIN if confidence is None else Confidence.from_dict(confidence))
+        confidence, promise = data.get("confidence"), data.get("guarantee")
+        return cls(
+            rows=tuple(rows),
+            confidence=PLAIN if confidence is None else Confidence.from_dict(confidence),
+            guarantee=None if promise is None else Guarantee.from_dict(promise),
+        )
 
 
 def numbers_in(value: Any) -> NDArray[np.float64]:

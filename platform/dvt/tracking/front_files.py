@@ -5,8 +5,8 @@ leaves where, `front.html` all of these to move over in a browser.
 
 Columns of the CSV, one row a measured point:
 
-* `series`: `front` (thresholds of the curve), `budget` (thresholds chosen for one), `exit` (all images leave there) or
-  `static` (a single-stage model, where one was trained);
+* `series`: `front` (thresholds of the curve), `budget` (thresholds chosen for one), `guarantee` (thresholds with a
+  promise about their loss), `exit` (all images leave there) or `static` (a single-stage model, where one was trained);
 * `measured_on`: `calibration` or `test` images;
 * `exit_index`, `token_grid`, `budget_macs`: of the rows that have one;
 * `macs`: mean multiply-adds an image; `accuracy`: from 0 to 1;
@@ -162,6 +162,8 @@ def _rows(measured: _Measured) -> Iterator[dict[str, Any]]:
     for index, point in enumerate(report.test_points):
         band = None if bands is None else bands.test_points[index]
         yield {"series": "front", "measured_on": "test", **_cells(point, seconds), **_band_cells(band)}
+    if report.guarantee is not None:
+        yield {"series": "guarantee", "measured_on": "test", **_cells(report.guarantee.test, seconds)}
     static = report.static_reference
     if static is not None:
         place = {"token_grid": static.token_grid}

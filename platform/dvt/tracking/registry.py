@@ -119,8 +119,10 @@ def log_and_register_model(
 def model_metrics(content: ModelContent) -> dict[str, float]:
     """A model's metrics: per exit cumulative `exit_<n>/macs` and `test/exit_<n>/top1`; per budget accuracy and cost.
 
-    Exits and budgets count from 1, in the report's order. Without a report there are the costs alone, and what an
-    imported file says of its exits as `published/exit_<n>/top1`, so that nobody takes it for measured here.
+    Exits and budgets count from 1, in the report's order. `test/front_optimism` tells how much better the front looks
+    on the images it was chosen on, `calibration/area/<confidence>` what spoke for the confidence. Without a report
+    there are the costs alone, and what an imported file says of its exits as `published/exit_<n>/top1`, so that nobody
+    takes it for measured here.
     """
     costs = macs_per_exit(content.recipe.cascade)
     metrics = {f"exit_{number}/macs": float(macs) for number, macs in enumerate(costs, start=1)}
@@ -135,6 +137,13 @@ def model_metrics(content: ModelContent) -> dict[str, float]:
         metrics[f"budget_{number}/macs"] = point.budget_macs
         metrics[f"test/budget_{number}/top1"] = point.test.accuracy
         metrics[f"test/budget_{number}/macs"] = point.test.macs
+    metrics["test/front_optimism"] = report.front_optimism
+    metrics |= {f"calibration/area/{name}": area for name, area in report.confidence_areas.items()}
+    if report.guarantee is not None:
+        metrics["guarantee/tolerated_loss"] = report.guarantee.promise.tolerated_loss
+        metrics["guarantee/level"] = report.guarantee.promise.level
+        metrics["test/guarantee/top1"] = report.guarantee.test.accuracy
+        metrics["test/guarantee/macs"] = report.guarantee.test.macs
     return metrics
 
 

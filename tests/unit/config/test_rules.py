@@ -147,6 +147,8 @@ BROKEN: list[tuple[type, dict[str, Any], str]] = [
     (ClusterConfig, {"num_workers": 0}, "num_workers must be at least 1, got 0"),
     (ClusterConfig, {"cpus_per_worker": 0.0}, "cpus_per_worker must be greater than 0, got 0"),
     (ClusterConfig, {"max_failures": -1}, "max_failures must be at least 0, got -1"),
+    (ExitsConfig, {"tolerated_loss": -0.1}, "tolerated_loss must be from 0 to 1, got -0.1"),
+    (ExitsConfig, {"guarantee_level": 1.0}, "guarantee_level must be greater than 0 and less than 1, got 1"),
     (ExitsConfig, {"budgets_macs": (1e9, 0.0)}, "budgets_macs.1 must be greater than 0, got 0"),
     (Recipe, {"name": ""}, "name must be letters, digits, - and _ only, got ''"),
     (Recipe, {"name": "a b"}, "name must be letters, digits, - and _ only, got 'a b'"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dvt.config import ConfigError
-from dvt.exits import Confidence, Front, FrontPoint, ThresholdRow, ThresholdTable
+from dvt.exits import Confidence, Front, FrontPoint, Guarantee, ThresholdRow, ThresholdTable
 from dvt.models import WeightsError
 
 INF = math.inf
@@ -130,9 +130,17 @@ def test_it_carries_what_its_thresholds_are_of() -> None:
         replace(table, confidence=Confidence("margin", (1.5, 0.7)))
 
 
+def test_it_carries_a_guarantee() -> None:
+    promise = Guarantee(
+        thresholds=(0.5, INF, -INF), tolerated_loss=0.005, level=0.95, bound=0.004, macs=250.0, num_tested=5000
+    )
+    table = replace(ThresholdTable.of_single_exits(MACS), guarantee=promise)
+    assert ThresholdTable.from_dict(json.loads(json.dumps(table.to_dict(), allow_nan=False))) == table
+
+
 def test_tables_of_before_there_was_a_choice_are_of_the_largest_probability() -> None:
     data = ThresholdTable.of_single_exits(MACS).to_dict()
-    del data["confidence"]
+    del data["confidence"], data["guarantee"]
     assert ThresholdTable.from_dict(data) == ThresholdTable.of_single_exits(MACS)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dvt.exits import FrontReport, StaticReference, make_report
+from dvt.exits import FrontReport, StaticReference, guaranteed_thresholds, make_report
 from dvt.tracking.front_files import read_front_report, write_front_files
 from tests.unit.exits.examples import cascade_scores, costs
 
@@ -65,6 +65,15 @@ def test_csv_holds_every_point_exactly(tmp_path: Path) -> None:
     assert [float(row["accuracy"]) for row in exits] == [row.test_top1 for row in made.exits]
     (static,) = [row for row in table if row["series"] == "static"]
     assert (static["token_grid"], float(static["macs"]), float(static["accuracy"])) == ("10", 4.5e6, 0.9)
+
+
+def test_csv_holds_the_guaranteed_point(tmp_path: Path) -> None:
+    calibration, test = (cascade_scores(3, 2000, seed=seed) for seed in (0, 1))
+    promise = guaranteed_thresholds(calibration, costs(3), 0.02)
+    made = make_report("a", (4, 5, 6), costs(3), calibration, test, (), None, promise)
+    (row,) = [row for row in rows(write_front_files(tmp_path, made).csv) if row["series"] == "guarantee"]
+    assert made.guarantee is not None
+    assert (row["measured_on"], float(row["accuracy"])) == ("test", made.guarantee.test.accuracy)
 
 
 def test_without_a_trained_reference_none_is_told(tmp_path: Path) -> None:
