@@ -35,11 +35,13 @@ def read_thresholds(flag: str, text: str, num_exits: int) -> Thresholds | Proble
         text: What was typed; inf closes an exit, -inf lets all leave.
         num_exits: Of the model.
     """
-    rule = f"must be {num_exits - 1} numbers with commas between, one for each exit but the last, got {text!r}"
+    count = num_exits - 1
+    wanted = "1 number" if count == 1 else f"{count} numbers with commas between"
+    rule = f"must be {wanted}, one for each exit but the last, got {text!r}"
     try:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:
         return Problem(flag, rule)
-    if len(numbers) != num_exits - 1 or any(map(math.isnan, numbers)):
+    if len(numbers) != count or any(map(math.isnan, numbers)):
         return Problem(flag, rule)
     return (*numbers, -math.inf)

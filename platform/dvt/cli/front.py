@@ -6,7 +6,8 @@ Images are scored on this machine, without a cluster; the thresholds are chosen 
 import argparse
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,51 +20,48 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dvt.cli.amounts import read_macs
 from dvt.cli.front_examples import draw_examples, sheet_budget
 from dvt.cli.front_target import FRONT, Target, open_target
+from dvt.cli.measured import measured_report
 from dvt.cli.summary import print_places, print_report
-from dvt.config import ConfigError, Problem, Recipe
-from dvt.data import DataSets, ImageSet, open_data
-from dvt.exits import ExitScores, FrontReport, checked_budgets, make_report
+from dvt.config import ConfigError, Problem
+from dvt.data import DataSets, open_data
+from dvt.exits import Confidence, ExitScores, FrontReport, checked_budgets
 from dvt.exits.bootstrap import bootstrap_report
-from dvt.models import Cascade, macs_per_exit
+from dvt.inference import profile_of, read_profiles
+from dvt.models import macs_per_exit
 from dvt.tracking import log_front, page_command
 from dvt.tracking.front_files import save_picture, write_front_files
 from dvt.train.checkpoint import load_checkpoint, load_model
-from dvt.train.evaluate import score_with_labels
+from dvt.train.evaluate import predict_images, score_with_labels
 
 CONTACT_SHEET = "contact_sheet.png"
-
-# Cumulative seconds an image of leaving at each exit, (E,), of a checkpoint folder and its model, where they are known.
-MeasureSeconds = Callable[[Path, Cascade], Sequence[float] | None]
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """A cascade's scores, and what they are of."""
+    """A cascade's report, and what it is made of."""
 
-    recipe: Recipe
     data: DataSets
-    calibration: ExitScores
+    report: FrontReport
     test: ExitScores
     test_labels: NDArray[np.int64]  # (N,)
-    seconds_per_exit: Sequence[float] | None
+    seconds_per_exit: Sequence[float] | None  # (E,), cumulative, an image; None where nobody measured them
 
 
-def main(words: Sequence[str], measure_seconds: MeasureSeconds = lambda folder, model: None) -> int:
+def main(words: Sequence[str]) -> int:
     """Run the command; returns its exit code.
 
     Args:
         words: The command line behind `dvt front`.
-        measure_seconds: Tells how long an image takes that leaves at each exit.
     """
     asked = _parse(words)
     budget_macs = _budget(asked.budget_macs)
     console = Console()
     with open_target(asked.what, asked.tracking_uri, asked.is_recorded) as target:
-        measured = _measure(target, console, measure_seconds)
-        report = _report(measured, target)
+        measured = _measure(target, console)
+        report = measured.report
         with tempfile.TemporaryDirectory(prefix="dvt-") as scratch:
             local = Path(scratch) / FRONT
-            _write(local, report, measured, budget_macs)
+            _write(local, measured, budget_macs)
             places = _keep(local, asked.output, target, report)
     print_report(console, report)
     print_places(console, places)
@@ -103,49 +101,47 @@ def _budget(asked: str | None) -> float | None:
     return macs
 
 
-def _measure(target: Target, console: Console, measure_seconds: MeasureSeconds) -> _Measured:
-    """Score calibration and test images, showing how it goes."""
+def _measure(target: Target, console: Console) -> _Measured:
+    """Look at calibration and test images, showing how it goes."""
     recipe = load_checkpoint(target.checkpoint).recipe
     data = open_data(recipe.data, recipe.cascade)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_model(target.checkpoint).to(device)
+    labels: list[NDArray[np.int64]] = []
 
-    def score(name: str, images: ImageSet) -> tuple[ExitScores, NDArray[np.int64]]:
-        title = f"scoring {len(images):,} {name} images"
-        if not console.is_terminal:
-            console.print(title, highlight=False)
-            return score_with_labels(model, images, recipe.data, device)
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console, transient=True) as progress:
-            task = progress.add_task(title, total=len(images))
-            return score_with_labels(model, images, recipe.data, device, lambda count: progress.advance(task, count))
+    def score_test(confidence: Confidence) -> ExitScores:
+        with _shown(console, "test", len(data.test)) as on_batch:
+            scores, of_images = score_with_labels(model, data.test, recipe.data, device, confidence, on_batch)
+        labels.append(of_images)
+        return scores
 
-    calibration, _ = score("calibration", data.calibration)
-    test, labels = score("test", data.test)
-    return _Measured(recipe, data, calibration, test, labels, measure_seconds(target.checkpoint, model))
-
-
-def _report(measured: _Measured, target: Target) -> FrontReport:
-    recipe, macs = measured.recipe, macs_per_exit(measured.recipe.cascade)
+    with _shown(console, "calibration", len(data.calibration)) as on_batch:
+        calibration = predict_images(model, data.calibration, recipe.data, device, on_batch=on_batch)
+    budgets = checked_budgets(macs_per_exit(recipe.cascade), recipe.exits.budgets_macs)
     earlier = target.earlier_report()
-    return make_report(
-        recipe.name,
-        recipe.cascade.token_grids,
-        macs,
-        measured.calibration,
-        measured.test,
-        checked_budgets(macs, recipe.exits.budgets_macs),
-        None if earlier is None else earlier.static_reference,
-    )
+    static = None if earlier is None else earlier.static_reference
+    report, test = measured_report(recipe, calibration, score_test, budgets, static)
+    profile = profile_of(read_profiles(target.checkpoint), device)
+    return _Measured(data, report, test, labels[0], None if profile is None else profile.seconds_per_exit())
 
 
-def _write(local: Path, report: FrontReport, measured: _Measured, budget_macs: float | None) -> None:
+@contextmanager
+def _shown(console: Console, name: str, num_images: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, a line in a log; gives what to tell the number of images of each batch."""
+    title = f"scoring {num_images:,} {name} images"
+    if not console.is_terminal:
+        console.print(title, highlight=False)
+        yield lambda count: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(title, total=num_images)
+        yield lambda count: progress.advance(task, count)
+
+
+def _write(local: Path, measured: _Measured, budget_macs: float | None) -> None:
     """All files of the front into one folder."""
+    report = measured.report
     try:
         sheet = draw_examples(
             report, sheet_budget(report, budget_macs), measured.data, measured.test, measured.test_labels

@@ -16,7 +16,7 @@ from dvt.cli.measured import measured_report
 from dvt.cli.progress import shown
 from dvt.config import ExitsConfig, Recipe, StageConfig
 from dvt.data.transforms import served_crop_pct
-from dvt.exits import FrontReport, StaticReference, ThresholdTable
+from dvt.exits import FrontReport, StaticReference
 from dvt.exits.bootstrap import FrontBands, bootstrap_report
 from dvt.models import macs_per_exit
 from dvt.tracking import (
@@ -153,11 +153,7 @@ def _keep_model(run: _Run, best: Checkpoint, report: FrontReport, data: DataSumm
             recipe=run.recipe,
             weights=checkpoint.weights,
             step=checkpoint.step,
-            thresholds=ThresholdTable.of_front(
-                report.calibration_front,
-                report.confidence,
-                guarantee=None if report.guarantee is None else report.guarantee.promise,
-            ),
+            thresholds=report.threshold_table(),
             report=report,
             class_names=data.class_names,
             mean=data.mean,

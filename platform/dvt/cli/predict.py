@@ -7,12 +7,14 @@ Shapes: E exits.
 
 import argparse
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from dvt.cli.amounts import read_macs, read_milliseconds, read_thresholds
 from dvt.cli.failure import FAILED
@@ -20,11 +22,13 @@ from dvt.cli.predict_model import PredictModel, open_predict_model
 from dvt.cli.predict_output import CSV, PARQUET, Prediction, Screen, lines_of_stdin, open_output
 from dvt.config import ConfigError, Problem
 from dvt.data.image_files import FoundFile, ReadFile, find_files, read_files
-from dvt.exits import Thresholds, single_exit_thresholds
-from dvt.inference import EarlyExit
+from dvt.exits import PLAIN, Thresholds, single_exit_thresholds
+from dvt.inference import EarlyExit, device_name, profile_of
 from dvt.models import macs_per_exit
 
 STDIN = "-"
+MAX_PENDING = 4096  # images whose predictions wait for one before them; also the largest batch
+MAX_WAIT_S = 0.5  # how long an image waits for others at most, while files come slowly
 BUDGETS = ("budget_macs", "budget_ms", "thresholds")
 
 
@@ -96,21 +100,22 @@ def _check(asked: argparse.Namespace) -> None:
         setattr(asked, name, amount)
     if asked.output is not None and asked.output.suffix not in (CSV, PARQUET):
         problems.append(Problem("--output", f"must end with {CSV} or {PARQUET}, got {asked.output}"))
-    if asked.batch_size < 1:
-        problems.append(Problem("--batch-size", f"must be at least 1, got {asked.batch_size}"))
+    if not 1 <= asked.batch_size <= MAX_PENDING:
+        problems.append(Problem("--batch-size", f"must be from 1 to {MAX_PENDING}, got {asked.batch_size}"))
     if problems:
         raise ConfigError(problems)
 
 
 def _classifier(asked: argparse.Namespace) -> _Classifier:
     model = open_predict_model(asked.model, asked.tracking_uri)
-    thresholds = _thresholds(asked, model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    engine = EarlyExit(model.cascade.to(device), thresholds)
+    thresholds = _thresholds(asked, model, device)
+    confidence = PLAIN if model.thresholds is None else model.thresholds.confidence
+    engine = EarlyExit(model.cascade.to(device), thresholds, confidence, max_wait_s=MAX_WAIT_S)
     return _Classifier(model, engine, tuple(map(float, macs_per_exit(model.cascade.config))), device)
 
 
-def _thresholds(asked: argparse.Namespace, model: PredictModel) -> Thresholds:
+def _thresholds(asked: argparse.Namespace, model: PredictModel, device: torch.device) -> Thresholds:
     """The thresholds that were typed, or those of the budget that counts."""
     num_exits = model.cascade.config.num_exits
     if asked.thresholds is not None:
@@ -119,18 +124,37 @@ def _thresholds(asked: argparse.Namespace, model: PredictModel) -> Thresholds:
             raise ConfigError([thresholds])
         return thresholds
     if asked.budget_ms is not None:
-        rule = f"must come with a model that holds a latency profile, got {asked.model}, which holds none"
-        raise ConfigError([Problem("--budget-ms", f"{rule}; give --budget-macs")])
+        return _within_ms(asked, model, device)
     budget = asked.budget_macs if asked.budget_macs is not None else model.default_budget_macs
     if budget is None:
         return single_exit_thresholds(num_exits, num_exits - 1)
     if model.thresholds is None:
-        rule = f"must come with a model that holds thresholds, got {asked.model}, which holds none; give --thresholds"
-        raise ConfigError([Problem("--budget-macs", rule)])
+        raise ConfigError([_lacks("--budget-macs", asked.model, "thresholds", "give --thresholds")])
     try:
         return model.thresholds.at_budget(budget).thresholds
     except ConfigError as error:  # speaks of a request's parameter; here it is a flag
         raise ConfigError(replace(problem, path="--budget-macs") for problem in error.problems) from error
+
+
+def _within_ms(asked: argparse.Namespace, model: PredictModel, device: torch.device) -> Thresholds:
+    """The thresholds of a budget in milliseconds, by what stages were measured to take on this device."""
+    if model.thresholds is None:
+        raise ConfigError([_lacks("--budget-ms", asked.model, "thresholds", "give --thresholds")])
+    profile = profile_of(model.profiles, device)
+    if profile is None:
+        lacked = f"a latency profile of this device, {device_name(device)}"
+        advice = f"run dvt profile {asked.model}, or give --budget-macs"
+        raise ConfigError([_lacks("--budget-ms", asked.model, lacked, advice)])
+    seconds = profile.seconds_per_exit()
+    row = model.thresholds.within_seconds(asked.budget_ms / 1000, seconds)
+    if row is None:
+        least = f"{1000 * seconds[0]:.3g}, the time of leaving at the first exit on this device"
+        raise ConfigError([Problem("--budget-ms", f"must be at least {least}, got {asked.budget_ms:g}")])
+    return row.thresholds
+
+
+def _lacks(flag: str, model: str, lacked: str, advice: str) -> Problem:
+    return Problem(flag, f"must come with a model that holds {lacked}, got {model}, which holds none; {advice}")
 
 
 def _addresses(images: Sequence[str]) -> Iterator[str]:
@@ -147,10 +171,10 @@ def _predict(classifier: _Classifier, found: Iterable[FoundFile], total: int | N
     read = read_files(found, classifier.model.transform, config.in_chans, ahead=2 * asked.batch_size)
     screen = Screen(classifier.model.class_names, config.num_exits, total)
     left, num_failed, start = [0] * config.num_exits, 0, time.monotonic()
+    batches = iter(lambda: list(islice(read, asked.batch_size)), [])
     with open_output(asked.output) as write, screen.shown():
         screen.tell_header()
-        while batch := list(islice(read, asked.batch_size)):
-            predictions = _classify(classifier, batch)
+        for predictions in _classified(classifier, batches):
             write(predictions)
             screen.tell(predictions)
             for prediction in predictions:
@@ -164,19 +188,28 @@ def _predict(classifier: _Classifier, found: Iterable[FoundFile], total: int | N
     return FAILED if num_failed else 0
 
 
-def _classify(classifier: _Classifier, batch: Sequence[ReadFile]) -> list[Prediction]:
-    """One prediction a file, in order; files that could not be read stay out of the model's batch."""
-    images = [file.image for file in batch if file.image is not None]
-    if not images:
-        return [Prediction(file.address, error=file.problem) for file in batch]
-    result = classifier.engine(torch.stack(images).to(classifier.device))
-    rows = zip(result.label.tolist(), result.confidence.tolist(), result.exit_index.tolist(), strict=True)
-    predictions = []
-    for file in batch:
-        if file.image is None:
-            predictions.append(Prediction(file.address, error=file.problem))
-            continue
-        label, confidence, index = next(rows)
-        name, macs = classifier.model.class_names[label], classifier.macs[index]
-        predictions.append(Prediction(file.address, label, name, confidence, index + 1, macs))
-    return predictions
+def _classified(classifier: _Classifier, batches: Iterable[Sequence[ReadFile]]) -> Iterator[list[Prediction]]:
+    """One prediction a file, batch by batch, in order; files that could not be read stay out of the model's batches."""
+    config = classifier.model.cascade.config
+    empty = torch.zeros(0, config.in_chans, config.image_size, config.image_size)
+    under_way: deque[list[ReadFile]] = deque()  # without their images, which the engine drops as soon as it can
+
+    def images() -> Iterator[Tensor]:
+        for batch in batches:
+            under_way.append([replace(file, image=None) for file in batch])
+            given = [file.image for file in batch if file.image is not None]
+            yield torch.stack(given) if given else empty
+
+    for result in classifier.engine.stream(images(), max_pending=MAX_PENDING):
+        rows = zip(result.label.tolist(), result.confidence.tolist(), result.exit_index.tolist(), strict=True)
+        yield [_prediction(classifier, file, rows) for file in under_way.popleft()]
+
+
+def _prediction(classifier: _Classifier, file: ReadFile, rows: Iterator[tuple[int, float, int]]) -> Prediction:
+    """What became of a file; of one that could be read, what the next row tells."""
+    if file.problem:
+        return Prediction(file.address, error=file.problem)
+    label, confidence, index = next(rows)
+    return Prediction(
+        file.address, label, classifier.model.class_names[label], confidence, index + 1, classifier.macs[index]
+    )

@@ -13,11 +13,13 @@ from dvt.config import ConfigError, DataConfig, Problem
 from dvt.data import DataError, open_data
 from dvt.data.transforms import MEAN, STD, Transform, inference_transform, served_crop_pct
 from dvt.exits import ThresholdTable
+from dvt.inference import LatencyProfile, read_profiles
 from dvt.models import Cascade
 from dvt.tracking import TrackingError
 from dvt.tracking.front_files import read_front_report
 from dvt.tracking.lookup import ModelAddress, model_folder
 from dvt.tracking.model_files import read_model_files
+from dvt.tracking.version_latency import read_version_profiles
 from dvt.train.checkpoint import STATE, Checkpoint, load_checkpoint, load_model
 from dvt.train.errors import CheckpointError
 
@@ -33,14 +35,16 @@ class PredictModel:
     default_budget_macs: float | None  # None runs all stages
     class_names: tuple[str, ...]
     transform: Transform
+    profiles: tuple[LatencyProfile, ...]  # what stages take, one a device; may be empty
 
 
-def open_predict_model(model: str, tracking_uri: str | None) -> PredictModel:
-    """Load what `--model` names.
+def open_predict_model(model: str, tracking_uri: str | None, flag: str = "--model") -> PredictModel:
+    """Load a model that a person named.
 
     Args:
         model: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, or a checkpoint folder.
         tracking_uri: What was typed behind `--tracking-uri`.
+        flag: What the model was typed behind, for the sentence if it is none.
 
     Raises:
         CheckpointError: If the checkpoint cannot be read.
@@ -53,8 +57,9 @@ def open_predict_model(model: str, tracking_uri: str | None) -> PredictModel:
         address = ModelAddress.parse(model)
     except ValueError as error:
         rule = f"must be models:/NAME@ALIAS, models:/NAME/VERSION or a checkpoint folder, got {model!r}"
-        raise ConfigError([Problem("--model", rule)]) from error
-    with model_folder(tracking_address(tracking_uri), address) as folder:
+        raise ConfigError([Problem(flag, rule)]) from error
+    uri = tracking_address(tracking_uri)
+    with model_folder(uri, address) as folder:
         files = read_model_files(folder)
         cascade = Cascade(files.cascade)
         try:
@@ -68,6 +73,7 @@ def open_predict_model(model: str, tracking_uri: str | None) -> PredictModel:
         default_budget_macs=files.default_budget_macs,
         class_names=files.class_names,
         transform=inference_transform(size, files.crop_pct, files.interpolation, files.mean, files.std),
+        profiles=read_version_profiles(uri, address),
     )
 
 
@@ -86,6 +92,7 @@ def _of_checkpoint(checkpoint: Checkpoint) -> PredictModel:
         default_budget_macs=None,
         class_names=class_names,
         transform=_transform(data, config.image_size, mean, std),
+        profiles=read_profiles(checkpoint.folder),
     )
 
 
@@ -105,7 +112,7 @@ def _thresholds_beside(folder: Path) -> ThresholdTable | None:
         if own.is_file():
             return ThresholdTable.from_dict(json.loads(own.read_text(encoding="utf-8")))
         if chosen.is_file():
-            return ThresholdTable.of_front(read_front_report(chosen).calibration_front)
+            return read_front_report(chosen).threshold_table()
     except ValueError as error:
         raise CheckpointError(f"{folder} must come with thresholds that can be read, got others ({error})") from error
     return None

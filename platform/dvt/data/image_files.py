@@ -5,6 +5,7 @@ What cannot be read comes through in its place, with the reason, and stops nothi
 Shapes: `C` channels, `S` image side in pixels.
 """
 
+import errno
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -119,7 +120,10 @@ def _remote_files(address: str) -> Iterator[str]:
 
 
 def _filesystem(address: str) -> tuple[Any, str]:
-    filesystem, path = fsspec.core.url_to_fs(address)
+    try:
+        filesystem, path = fsspec.core.url_to_fs(address)
+    except ValueError as error:  # what decoders raise for a damaged image; here it is the address
+        raise OSError(errno.EPROTONOSUPPORT, str(error)) from error
     return filesystem, str(path)
 
 

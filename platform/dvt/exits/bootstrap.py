@@ -4,7 +4,7 @@ Thresholds stay as they were chosen; only the images are drawn anew, with replac
 Another Look at the Jackknife", 1979 (percentile intervals). One draw serves all points, so bands are smooth along a
 curve. A band tells what other test images would have given, not what other calibration images would have chosen.
 
-Shapes: E exits, N images, P threshold vectors, R resamples, r resamples that are held at a time.
+Shapes: E exits, N images, P threshold vectors, R resamples; p and r of those that are worked on at a time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from dvt.exits.thresholds import exit_indices, single_exit_thresholds
 
 NUM_RESAMPLES = 2000
 LEVEL = 0.95
-_HELD = 4_000_000  # drawn images that are held at a time; bounds memory, whatever the test set
+_HELD = 16_000_000  # numbers that are worked on at a time; besides them, each image takes a byte a resample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,34 +123,29 @@ def bootstrap_bands(
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, got {level:g}")
     costs = checked_macs(macs, test.num_exits)
-    exits = np.array([exit_indices(test.confidence, vector) for vector in thresholds])  # (P, N)
-    correct = np.array([test.correct[row, np.arange(test.num_images)] for row in exits], dtype=np.float32)  # (P, N)
-    means = _resampled_means(np.concatenate([correct, _shares_of_cost(exits, costs)]), num_resamples, seed)  # (R, 2P)
+    times = _draw_images(test.num_images, num_resamples, seed)
+    held = max(1, _HELD // test.num_images)
+    parts = [
+        _resampled_means(times, _values(test, costs, thresholds[start : start + held]), held)
+        for start in range(0, len(thresholds), held)
+    ]
+    accuracies, spent = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))  # both (R, P)
     tail = (1 - level) / 2
-    low, high = np.quantile(means, (tail, 1 - tail), axis=0)  # both (2P,)
-    count = len(thresholds)
+    (low, high), (least, most) = (np.quantile(values, (tail, 1 - tail), axis=0) for values in (accuracies, spent))
     span = costs[-1] - costs[0]
     return tuple(
         Band(
             accuracy_low=float(low[index]),
             accuracy_high=float(high[index]),
-            macs_low=float(costs[0] + span * low[count + index]),
-            macs_high=float(costs[0] + span * high[count + index]),
+            macs_low=float(costs[0] + span * least[index]),
+            macs_high=float(costs[0] + span * most[index]),
         )
-        for index in range(count)
+        for index in range(len(thresholds))
     )
 
 
-def _shares_of_cost(exits: NDArray[np.int64], costs: NDArray[np.float64]) -> NDArray[np.float32]:
-    """(P, N): what each image costs, from 0 at the first exit to 1 at the last, which float32 can add up."""
-    span = costs[-1] - costs[0]
-    shares: NDArray[np.float32] = ((costs - costs[0]) / (span or 1.0)).astype(np.float32)[exits]
-    return shares
-
-
-def _resampled_means(values: NDArray[np.float32], num_resamples: int, seed: int) -> NDArray[np.float64]:
-    """(R, Q): means of each row of `values`, (Q, N), over images drawn with replacement."""
-    num_images = values.shape[1]
+def _draw_images(num_images: int, num_resamples: int, seed: int) -> NDArray[np.uint8]:
+    """(R, N): how often each image is in each resample; N are drawn with replacement, so hardly ever 10 times."""
     generator = np.random.default_rng(seed)
     held = max(1, min(num_resamples, _HELD // num_images))
     parts = []
@@ -159,5 +154,29 @@ def _resampled_means(values: NDArray[np.float32], num_resamples: int, seed: int)
         drawn = generator.integers(num_images, size=(count, num_images))  # (r, N)
         drawn += np.arange(count)[:, None] * num_images
         times = np.bincount(drawn.ravel(), minlength=count * num_images).reshape(count, num_images)
-        parts.append(times.astype(np.float32) @ values.T / num_images)  # (r, Q)
-    return np.concatenate(parts).astype(np.float64)
+        parts.append(times.astype(np.uint8))
+    return np.concatenate(parts)
+
+
+def _values(
+    test: ExitScores, costs: NDArray[np.float64], thresholds: Sequence[Sequence[float]]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(p, N) twice: whether an image is right where it leaves, and its cost from 0 at the first exit to 1 at the last.
+
+    Shares of the cost, unlike costs, add up in float32.
+    """
+    exits = np.array([exit_indices(test.confidence, vector) for vector in thresholds])  # (p, N)
+    correct = np.array([test.correct[row, np.arange(test.num_images)] for row in exits], dtype=np.float32)
+    shares = ((costs - costs[0]) / ((costs[-1] - costs[0]) or 1.0)).astype(np.float32)  # (E,)
+    return correct, shares[exits]
+
+
+def _resampled_means(
+    times: NDArray[np.uint8], values: tuple[NDArray[np.float32], NDArray[np.float32]], held: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(R, p) of each of the values: their means over the images of each resample."""
+    num_images = times.shape[1]
+    both = np.concatenate(values).T  # (N, 2p)
+    parts = [times[start : start + held].astype(np.float32) @ both for start in range(0, len(times), held)]
+    means = np.concatenate(parts).astype(np.float64) / num_images  # (R, 2p)
+    return means[:, : len(values[0])], means[:, len(values[0]) :]

@@ -17,6 +17,7 @@ from dvt.exits.front import Front, FrontPoint, checked_macs, measure_point, tran
 from dvt.exits.guarantee import Guarantee
 from dvt.exits.scores import ExitScores
 from dvt.exits.solve import calibrated_front
+from dvt.exits.threshold_table import ThresholdTable
 
 NUM_POINTS = 200  # of the curves, besides those of the budgets: enough for a smooth line, and for files of 100 kB
 
@@ -89,6 +90,11 @@ class FrontReport:
         chosen = (point for budget in self.budgets for point in (budget.calibration, budget.test))
         promised = () if self.guarantee is None else (self.guarantee.test,)
         return (*self.calibration_front.points, *self.test_points, *chosen, *promised)
+
+    def threshold_table(self) -> ThresholdTable:
+        """What serving the model needs of it."""
+        promise = None if self.guarantee is None else self.guarantee.promise
+        return ThresholdTable.of_front(self.calibration_front, self.confidence, promise)
 
     @property
     def front_optimism(self) -> float:

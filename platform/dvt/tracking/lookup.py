@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from dvt.tracking.address import check_tracking, sqlite_path
@@ -108,6 +109,21 @@ def model_folder(uri: str, address: ModelAddress) -> Iterator[Path]:
         yield Path(folder)
 
 
+def find_version(uri: str, address: ModelAddress) -> ModelVersion | None:
+    """The version of a registered model that an address names; None of one that is not registered.
+
+    Args:
+        uri: The tracking address.
+        address: The model.
+
+    Raises:
+        TrackingError: If MLflow does not know the model.
+    """
+    _check_store(uri)
+    with one_sentence(f"find {address}", uri):
+        return _version(MlflowClient(tracking_uri=uri), uri, address)
+
+
 def _check_store(uri: str) -> None:
     path = sqlite_path(uri)
     if path is not None and not path.is_file():  # opening it would make an empty one
@@ -117,14 +133,27 @@ def _check_store(uri: str) -> None:
 
 def _source(client: MlflowClient, uri: str, address: ModelAddress) -> str:
     """Where the files of a model are."""
-    try:
+    version = _version(client, uri, address)
+    if version is not None:
+        return str(client.get_model_version_download_uri(version.name, version.version))
+    with _known(uri, address):
+        return str(client.get_logged_model(address.name).artifact_location)
+
+
+def _version(client: MlflowClient, uri: str, address: ModelAddress) -> ModelVersion | None:
+    with _known(uri, address):
         if address.alias is not None:
-            found = client.get_model_version_by_alias(address.name, address.alias)
-        elif address.version is not None:
-            found = client.get_model_version(address.name, address.version)
-        else:
-            return str(client.get_logged_model(address.name).artifact_location)
-        return str(client.get_model_version_download_uri(found.name, found.version))
+            return client.get_model_version_by_alias(address.name, address.alias)
+        if address.version is not None:
+            return client.get_model_version(address.name, address.version)
+    return None
+
+
+@contextmanager
+def _known(uri: str, address: ModelAddress) -> Iterator[None]:
+    """Turn what MLflow says of a model that it does not know into one sentence."""
+    try:
+        yield
     except MlflowException as error:
         if error.error_code not in (*_NOT_THERE, "NOT_FOUND"):
             raise

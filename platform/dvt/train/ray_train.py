@@ -218,7 +218,7 @@ def _look_at_shard(
     data = open_data(recipe.data, recipe.cascade)
     images = data.calibration if part == "calibration" else data.test
     if confidence is None:
-        return predict_images(model, images, recipe.data, device, *shards)
+        return predict_images(model, images, recipe.data, device, shards[0], shards[1])
     return score_images(model, images, recipe.data, device, shards[0], shards[1], confidence)
 
 

@@ -10,7 +10,7 @@ from dvt.data import DataError
 from dvt.exits import Confidence, ExitScores, score_exits
 from dvt.models import Cascade
 from dvt.train.errors import TrainingError
-from dvt.train.evaluate import predict_images, score_images
+from dvt.train.evaluate import predict_images, score_images, score_with_labels
 from tests.unit.train.tiny import CASCADE, CPU, RECIPE, MemoryImages, change
 
 IMAGES = MemoryImages.noise(21, seed=4)
@@ -86,3 +86,13 @@ def test_nothing_is_kept_for_gradients(model: Cascade) -> None:
     score(model)
     assert all(parameter.grad is None for parameter in model.parameters())
     model(IMAGES.images).sum().backward()  # and the model trains on
+
+
+def test_labels_come_with_the_scores_of_the_whole_set(model: Cascade) -> None:
+    counted: list[int] = []
+    scores, labels = score_with_labels(model, IMAGES, RECIPE.data, CPU, on_batch=counted.append)
+    assert np.array_equal(scores.confidence, score(model).confidence)
+    assert np.array_equal(scores.correct, score(model).correct)
+    assert np.array_equal(labels, IMAGES.labels)
+    assert sum(counted) == len(IMAGES)
+    assert model.training
