@@ -30,6 +30,7 @@ _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "K"), (1.0, ""))
 _MANTISSAS = ((1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0), (1.0, 2.0, 3.0, 5.0), (1.0, 2.0, 5.0), (1.0,))  # fine to coarse
 _MOST_TICKS = 9
 _MOST_BUDGET_LINES = 8  # more would hide the curves
+_MOST_MARKERS = 60  # more would run into one another
 _COST_MARGIN = 0.09  # free room left and right, as a share of what is drawn
 _TITLE_PAD = 22.0  # points; leaves a row for the budgets
 _TITLE_LETTERS = 54  # a line of the title
@@ -138,7 +139,8 @@ def _draw_curves(axes: Axes, report: FrontReport, unit: float) -> list[tuple[_Pl
     calibration = [(point.macs / unit, 100 * point.accuracy) for point in report.calibration_front.points]
     # The order by calibrated cost need not be the order on other images, and a line must not run backwards.
     test = sorted((point.macs / unit, 100 * point.accuracy) for point in report.test_points)
-    axes.plot(*_columns(test), color=_TEST, linewidth=2, marker="o", markersize=3.6, zorder=4, label="test images")
+    marker = "o" if len(test) <= _MOST_MARKERS else ""
+    axes.plot(*_columns(test), color=_TEST, linewidth=2, marker=marker, markersize=3.6, zorder=4, label="test images")
     told = "calibration images (optimistic)"  # thresholds were chosen on them
     axes.plot(*_columns(calibration), color=_CALIBRATION, linewidth=1.2, linestyle=_DASHED, zorder=3, label=told)
     return [*pairwise(test), *pairwise(calibration)]
