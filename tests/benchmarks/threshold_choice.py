@@ -185,11 +185,7 @@ def draw(path: Path, budgets: NDArray[np.float64], ours: Curve, others: dict[str
     figure = Figure(figsize=(8, 7), layout="constrained")
     FigureCanvasAgg(figure)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
-    styles = {
-        "geometric shares": ("#d96c00", "s"),
-        "one shared threshold": ("#6a9f3a", "^"),
-        "genetic search": ("#8a929c", "o"),
-    }
+    styles = [("#d96c00", "s"), ("#6a9f3a", "^"), ("#8a929c", "o")]
     above.plot(budgets / 1e9, 100 * ours, color="#1f5fa8", linewidth=2, label="solve_front", zorder=3)
     for (name, curve), (color, marker) in zip(others.items(), styles, strict=True):
         above.plot(budgets / 1e9, 100 * curve, color=color, marker=marker, markersize=3.5, linewidth=1, label=name)

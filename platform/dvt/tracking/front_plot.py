@@ -28,7 +28,7 @@ from dvt.tracking.picture_style import (
 )
 
 _MOST_BUDGET_LINES = 8  # more would hide the curves
-_MOST_MARKERS = 100  # of a curve; more would hide it
+_MOST_MARKERS = 60  # more would run into one another
 _COST_MARGIN = 0.09  # free room left and right, as a share of what is drawn
 
 
