@@ -2,21 +2,27 @@
 
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from dvt.cli.failure import FAILED, TYPED_WRONG
 from dvt.cli.main import main
+from dvt.config import DataConfig, Recipe
+from dvt.data import open_data
+from dvt.data.digits import DigitScenes
 from dvt.data.transforms import inference_transform, read_image
 from dvt.exits import ThresholdTable
 from dvt.inference import EarlyExit
 from dvt.models import macs_per_exit
 from dvt.tracking import check_tracking, log_and_register_model, open_run
 from dvt.tracking.front_files import write_front_files
-from dvt.train.checkpoint import save_checkpoint
+from dvt.train.checkpoint import load_model, save_checkpoint
 from dvt.train.state import TrainingState
 from tests.unit.data.images import write_image
 from tests.unit.tracking.tiny import CASCADE, CLASS_NAMES, MEAN, STD, Tiny, make_tiny, tiny_recipe
@@ -192,6 +198,23 @@ def test_a_checkpoint_finds_the_thresholds_of_its_run(tiny: Tiny, checkpoint: Pa
     assert main([*words, "--output", "rows.csv"]) == 0
     assert set(pd.read_csv("rows.csv").exit_index) == {1}
     assert ThresholdTable.of_front(tiny.content.report.calibration_front).rows[0].thresholds == (-math.inf, -math.inf)
+
+
+def test_scenes_of_the_embedded_data_are_seen_as_at_evaluation(here: Path) -> None:
+    data = DataConfig(source="embedded", test_images=20)
+    recipe = Recipe(name="scenes", cascade=replace(CASCADE, num_classes=10), data=data)
+    state = TrainingState.create(recipe, steps_per_epoch=1, device=torch.device("cpu"))
+    save_checkpoint(here / "checkpoint", state, recipe)
+    scenes, _ = DigitScenes("test", 20, 16, seed=0).compose(range(20))
+    Path("scenes").mkdir()
+    for index, scene in enumerate(scenes):
+        Image.fromarray(scene).save(f"scenes/{index:02d}.png")
+    assert main(["predict", "scenes", "--model", "checkpoint", "--output", "rows.csv"]) == 0
+    with torch.no_grad():
+        logits = load_model(here / "checkpoint")(open_data(data, recipe.cascade).test.read(range(20)).images)[-1]
+    rows = pd.read_csv("rows.csv")
+    assert list(rows.label) == logits.argmax(-1).tolist()
+    np.testing.assert_allclose(rows.confidence, logits.softmax(-1).amax(-1), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
