@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -136,6 +137,21 @@ def test_broken_images_are_told_and_do_not_stop_the_rest(
     assert list(broken.error) == list(failed.values())
     assert broken[["label", "class_name", "confidence", "exit_index", "macs"]].isna().all(axis=None)
     assert rows[~rows.image.isin(failed)].drop(columns="error").notna().all(axis=None)
+
+
+def test_on_a_terminal_every_line_stands_above_the_bar(
+    uri: str, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")  # rich then takes every stream for a terminal
+    monkeypatch.setenv("COLUMNS", "50")
+    Path("images/a/1a.png").write_bytes(b"no image")
+    assert main(["predict", "images", *registered(uri)]) == FAILED
+    told = capsys.readouterr()
+    assert told.err == ""  # a terminal shows both streams, and the bar is on this one
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).rpartition("\x1b[2K")[2] for line in told.out.splitlines()]
+    assert "dvt: images/a/1a.png cannot be read: it is not an image" in lines
+    assert sum(line.endswith((".png", ".jpg")) for line in lines) == 6
+    assert any("━" in line and "7/7 images" in line for line in lines)
 
 
 def test_a_list_on_standard_input(
