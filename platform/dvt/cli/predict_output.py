@@ -66,6 +66,8 @@ class Screen:
         self._width = min(_LONGEST_NAME, max(5, *map(len, class_names)))
         self._num_exits = num_exits
         shown_on = self._out if self._out.is_terminal else self._err
+        if self._err.is_terminal:  # a line that went past the bar's console would be written behind the bar
+            self._err = shown_on
         self._progress = Progress(
             SpinnerColumn(),
             BarColumn(bar_width=24),

@@ -131,17 +131,10 @@ def bootstrap_bands(
     ]
     accuracies, spent = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))  # both (R, P)
     tail = (1 - level) / 2
-    (low, high), (least, most) = (np.quantile(values, (tail, 1 - tail), axis=0) for values in (accuracies, spent))
-    span = costs[-1] - costs[0]
-    return tuple(
-        Band(
-            accuracy_low=float(low[index]),
-            accuracy_high=float(high[index]),
-            macs_low=float(costs[0] + span * least[index]),
-            macs_high=float(costs[0] + span * most[index]),
-        )
-        for index in range(len(thresholds))
-    )
+    low, high = np.quantile(accuracies, (tail, 1 - tail), axis=0)  # both (P,)
+    least, most = costs[0] + (costs[-1] - costs[0]) * np.quantile(spent, (tail, 1 - tail), axis=0)  # both (P,)
+    ends = zip(low.tolist(), high.tolist(), least.tolist(), most.tolist(), strict=True)
+    return tuple(Band(accuracy_low=a, accuracy_high=b, macs_low=c, macs_high=d) for a, b, c, d in ends)
 
 
 def _draw_images(num_images: int, num_resamples: int, seed: int) -> NDArray[np.uint8]:

@@ -81,12 +81,10 @@ def write_front_files(
         "seconds_per_exit": None if seconds_per_exit is None else list(seconds_per_exit),
     }
     files.json.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    _write_csv(files.csv, _Measured(report, bands, seconds_per_exit))
     files.page.write_text(front_page(report, bands, seconds_per_exit), encoding="utf-8")
-    save_picture(draw_front(report, bands), files.picture)
-    save_picture(draw_shares(report), files.shares)
-    if files.time_picture is not None and seconds_per_exit is not None:
-        save_picture(draw_front_over_seconds(report, seconds_per_exit, bands), files.time_picture)
+    measured = _Measured(report, bands, seconds_per_exit)
+    _write_csv(files.csv, measured)
+    _write_pictures(files, measured)
     return files
 
 
@@ -132,6 +130,14 @@ class _Measured(NamedTuple):
     report: FrontReport
     bands: FrontBands | None
     seconds_per_exit: Sequence[float] | None
+
+
+def _write_pictures(files: FrontFiles, measured: _Measured) -> None:
+    report, bands, seconds = measured
+    save_picture(draw_front(report, bands), files.picture)
+    save_picture(draw_shares(report), files.shares)
+    if files.time_picture is not None and seconds is not None:
+        save_picture(draw_front_over_seconds(report, seconds, bands), files.time_picture)
 
 
 def _write_csv(path: Path, measured: _Measured) -> None:

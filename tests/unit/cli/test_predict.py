@@ -2,15 +2,21 @@
 
 import io
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from dvt.cli.failure import FAILED, TYPED_WRONG
 from dvt.cli.main import main
+from dvt.config import DataConfig, Recipe
+from dvt.data import open_data
+from dvt.data.digits import DigitScenes
 from dvt.data.transforms import inference_transform, read_image
 from dvt.exits import ThresholdTable
 from dvt.inference import EarlyExit, device_name
@@ -19,7 +25,7 @@ from dvt.tracking import check_tracking, log_and_register_model, open_run
 from dvt.tracking.front_files import write_front_files
 from dvt.tracking.lookup import ModelAddress
 from dvt.tracking.version_latency import keep_version_profile, read_version_profiles
-from dvt.train.checkpoint import save_checkpoint
+from dvt.train.checkpoint import load_model, save_checkpoint
 from dvt.train.state import TrainingState
 from tests.unit.data.images import write_image
 from tests.unit.tracking.tiny import CASCADE, CLASS_NAMES, MEAN, STD, Tiny, make_tiny, tiny_recipe
@@ -165,6 +171,21 @@ def test_broken_images_are_told_and_do_not_stop_the_rest(
     assert rows[~rows.image.isin(failed)].drop(columns="error").notna().all(axis=None)
 
 
+def test_on_a_terminal_every_line_stands_above_the_bar(
+    uri: str, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")  # rich then takes every stream for a terminal
+    monkeypatch.setenv("COLUMNS", "50")
+    Path("images/a/1a.png").write_bytes(b"no image")
+    assert main(["predict", "images", *registered(uri)]) == FAILED
+    told = capsys.readouterr()
+    assert told.err == ""  # a terminal shows both streams, and the bar is on this one
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).rpartition("\x1b[2K")[2] for line in told.out.splitlines()]
+    assert "dvt: images/a/1a.png cannot be read: it is not an image" in lines
+    assert sum(line.endswith((".png", ".jpg")) for line in lines) == 6
+    assert any("━" in line and "7/7 images" in line for line in lines)
+
+
 def test_a_list_on_standard_input(
     uri: str, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +246,23 @@ def test_a_checkpoint_finds_the_thresholds_of_its_run(tiny: Tiny, checkpoint: Pa
     assert main([*words, "--output", "rows.csv"]) == 0
     assert set(pd.read_csv("rows.csv").exit_index) == {1}
     assert ThresholdTable.of_front(tiny.content.report.calibration_front).rows[0].thresholds == (-math.inf, -math.inf)
+
+
+def test_scenes_of_the_embedded_data_are_seen_as_at_evaluation(here: Path) -> None:
+    data = DataConfig(source="embedded", test_images=20)
+    recipe = Recipe(name="scenes", cascade=replace(CASCADE, num_classes=10), data=data)
+    state = TrainingState.create(recipe, steps_per_epoch=1, device=torch.device("cpu"))
+    save_checkpoint(here / "checkpoint", state, recipe)
+    scenes, _ = DigitScenes("test", 20, 16, seed=0).compose(range(20))
+    Path("scenes").mkdir()
+    for index, scene in enumerate(scenes):
+        Image.fromarray(scene).save(f"scenes/{index:02d}.png")
+    assert main(["predict", "scenes", "--model", "checkpoint", "--output", "rows.csv"]) == 0
+    with torch.no_grad():
+        logits = load_model(here / "checkpoint")(open_data(data, recipe.cascade).test.read(range(20)).images)[-1]
+    rows = pd.read_csv("rows.csv")
+    assert list(rows.label) == logits.argmax(-1).tolist()
+    np.testing.assert_allclose(rows.confidence, logits.softmax(-1).amax(-1), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
