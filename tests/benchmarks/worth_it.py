@@ -39,6 +39,7 @@ CASCADES = [
 ]
 ARMS = {arm.name: arm for arm in STATICS + CASCADES}
 NUM_BUDGETS = 60
+TICKS_M = (0.1, 0.2, 0.5, 1, 2, 5, 10)  # of the picture
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ def draw(statics: Sequence[Static], curve: Curve) -> Figure:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(xscale="log", xlabel="mean MACs an image [M]", ylabel="test top-1 [%]", title=curve.name)
     macs, accuracy = curve.macs.mean(axis=0) / 1e6, 100 * curve.accuracy
-    axes.plot(macs, accuracy.mean(axis=0), label=f"cascade, {len(accuracy)} seeds")
+    axes.plot(macs, accuracy.mean(axis=0), label=f"cascade, mean of {len(accuracy)} seed(s)")
     axes.fill_between(macs, accuracy.min(axis=0), accuracy.max(axis=0), alpha=0.25)
     for model in statics:
         low, high = (100 * abs(end(model.top1) - model.mean) for end in (min, max))
@@ -191,6 +192,8 @@ def draw(statics: Sequence[Static], curve: Curve) -> Figure:
     front = static_front(statics)
     places = [model.macs / 1e6 for model in front], [100 * model.mean for model in front]
     axes.step(*places, where="post", color="C3", linewidth=1, linestyle=":", label="static models' front")
+    axes.set_xticks(TICKS_M, labels=[f"{tick:g}" for tick in TICKS_M])
+    axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     return figure
