@@ -29,7 +29,7 @@ EMBEDDED = Path(__file__).resolve().parents[2] / "jobs" / "recipes" / "embedded.
 HEAD_DIM = 32
 CPU = torch.device("cpu")
 
-Changes = Mapping[str, Mapping[str, Any]]  # fields of sections of a recipe
+Changes = dict[str, dict[str, Any]]  # fields of sections of a recipe
 
 
 @dataclass(frozen=True)

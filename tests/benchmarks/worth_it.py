@@ -23,27 +23,23 @@ from matplotlib.figure import Figure
 
 from dvt.exits import FrontPoint, calibrated_front, measure_point, points_at_budgets
 from dvt.models import macs_per_exit
-from tests.benchmarks.trainings import Arm, Trained, is_trained, trained
+from tests.benchmarks.trainings import Arm, Changes, Trained, is_trained, trained
 
 STATICS = [
     Arm(f"static-{grid}x{grid}-w{width}", static_grid=grid, width=width) for width in (64, 32, 96) for grid in (2, 4, 7)
 ]
+EARLY: Changes = {"loss": {"exit_weights": (4.0, 2.0, 1.0)}}
 CASCADES = [
     Arm("paper"),
-    Arm("distilled-1-T1", {"loss": {"distill_weight": 1.0}}),
-    Arm("distilled-1-T2", {"loss": {"distill_weight": 1.0, "distill_temperature": 2.0}}),
-    Arm("distilled-0.3-T2", {"loss": {"distill_weight": 0.3, "distill_temperature": 2.0}}),
-    Arm("weights-4-2-1", {"loss": {"exit_weights": (4.0, 2.0, 1.0)}}),
-    Arm("weights-1-2-4", {"loss": {"exit_weights": (1.0, 2.0, 4.0)}}),
-    Arm("weights-4-2-1-distilled", {"loss": {"exit_weights": (4.0, 2.0, 1.0), "distill_weight": 1.0}}),
-    Arm("backbone-2", {"train": {"backbone_epochs": 2}}),
-    Arm("backbone-4", {"train": {"backbone_epochs": 4}}),
-    Arm("backbone-8", {"train": {"backbone_epochs": 8}}),
-    Arm("context-16", {"cascade": {"feature_reuse_dim": 16}}),
-    Arm("context-96", {"cascade": {"feature_reuse_dim": 96}}),
+    Arm("distilled", {"loss": {"distill_weight": 1.0, "distill_temperature": 2.0}}),
+    Arm("early", EARLY),
+    Arm("early-distilled", {"loss": EARLY["loss"] | {"distill_weight": 1.0, "distill_temperature": 2.0}}),
+    Arm("early-backbone-4", EARLY | {"train": {"backbone_epochs": 4}}),
+    Arm("early-context-16", EARLY | {"cascade": {"feature_reuse_dim": 16, "feature_reuse_hidden_dim": 32}}),
 ]
 ARMS = {arm.name: arm for arm in STATICS + CASCADES}
 NUM_BUDGETS = 60
+TICKS_M = (0.1, 0.2, 0.5, 1, 2, 5, 10)  # of the picture
 
 
 @dataclass(frozen=True)
@@ -187,7 +183,7 @@ def draw(statics: Sequence[Static], curve: Curve) -> Figure:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(xscale="log", xlabel="mean MACs an image [M]", ylabel="test top-1 [%]", title=curve.name)
     macs, accuracy = curve.macs.mean(axis=0) / 1e6, 100 * curve.accuracy
-    axes.plot(macs, accuracy.mean(axis=0), label=f"cascade, {len(accuracy)} seeds")
+    axes.plot(macs, accuracy.mean(axis=0), label=f"cascade, mean of {len(accuracy)} seed(s)")
     axes.fill_between(macs, accuracy.min(axis=0), accuracy.max(axis=0), alpha=0.25)
     for model in statics:
         low, high = (100 * abs(end(model.top1) - model.mean) for end in (min, max))
@@ -196,6 +192,8 @@ def draw(statics: Sequence[Static], curve: Curve) -> Figure:
     front = static_front(statics)
     places = [model.macs / 1e6 for model in front], [100 * model.mean for model in front]
     axes.step(*places, where="post", color="C3", linewidth=1, linestyle=":", label="static models' front")
+    axes.set_xticks(TICKS_M, labels=[f"{tick:g}" for tick in TICKS_M])
+    axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     return figure
