@@ -47,9 +47,7 @@ class ModelContent:
     weights: Path  # the safetensors file to serve, averaged weights if there are any
     step: int  # the optimizer update that the weights are from
     thresholds: ThresholdTable  # to leave early with, by what they cost
-    report: (
-        FrontReport | None
-    )  # exits, budgets and what they reached on the test images; None where nothing was measured
+    report: FrontReport | None  # what exits and budgets reached on the test images; None where nothing was measured
     published_top1: Sequence[float] = ()  # (E,) from 0 to 1; what an imported file says of its exits, not measured here
     class_names: Sequence[str]  # in the order of the labels
     mean: Sequence[float]  # per channel, of images in [0, 1]
