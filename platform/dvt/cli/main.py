@@ -44,6 +44,18 @@ def _search(words: list[str]) -> int:
     return search(words)
 
 
+def _front(words: list[str]) -> int:
+    from dvt.cli.front import main as front
+
+    return front(words)
+
+
+def _predict(words: list[str]) -> int:
+    from dvt.cli.predict import main as predict
+
+    return predict(words)
+
+
 COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "train": ("train a cascade, choose its thresholds, record and register it", _train),
     "describe": ("tell a cascade's parts, parameters, cost and memory", _describe),
@@ -53,6 +65,8 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
         "make a checkpoint and a registered model of the paper's published weights",
         _import_checkpoint,
     ),
+    "front": ("draw what a trained cascade reaches at every budget, and which images leave where", _front),
+    "predict": ("classify images within a budget, leaving early", _predict),
     "page": ("open MLflow's page on a run", _page),
 }
 

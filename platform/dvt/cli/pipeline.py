@@ -12,9 +12,12 @@ from pathlib import Path
 from ray.train import Checkpoint
 from rich.console import Console
 
+from dvt.cli.measured import measured_report
 from dvt.cli.progress import shown
 from dvt.config import ExitsConfig, Recipe, StageConfig
-from dvt.exits import FrontReport, StaticReference, ThresholdTable, make_report
+from dvt.data.transforms import served_crop_pct
+from dvt.exits import FrontReport, StaticReference
+from dvt.exits.bootstrap import FrontBands, bootstrap_report
 from dvt.models import macs_per_exit
 from dvt.tracking import (
     MlflowSinkFactory,
@@ -29,7 +32,14 @@ from dvt.tracking import (
 )
 from dvt.tracking.front_files import write_front_files
 from dvt.train.checkpoint import load_checkpoint
-from dvt.train.ray_train import DataSummary, local_copy, score_on_cluster, summarize_data, train_on_cluster
+from dvt.train.ray_train import (
+    DataSummary,
+    local_copy,
+    predict_on_cluster,
+    score_on_cluster,
+    summarize_data,
+    train_on_cluster,
+)
 from dvt.train.storage import RUN, RunFolder, open_run_folder
 
 FRONT, STATIC = "front", "static"
@@ -75,16 +85,14 @@ def run_recipe(recipe: Recipe, tracking_uri: str, budgets: Sequence[float], cons
         run = _Run(recipe, folder, record, console)
         best = _train(run)
         static = _static_reference(run, tracking_uri) if recipe.exits.static_reference else None
-        report = make_report(
-            recipe.name,
-            recipe.cascade.token_grids,
-            macs_per_exit(recipe.cascade),
-            score_on_cluster(recipe, best, "calibration"),
-            score_on_cluster(recipe, best, "test"),
+        report, test = measured_report(
+            recipe,
+            predict_on_cluster(recipe, best),
+            lambda confidence: score_on_cluster(recipe, best, "test", confidence),
             budgets,
             static,
         )
-        _keep_front(run, report)
+        _keep_front(run, report, bootstrap_report(report, test))
         model = _keep_model(run, best, report, data)
     folder.finish({"model": model.model_uri, "mlflow_run": record.run_id})
     return Outcome(report, _places(run, model))
@@ -128,11 +136,11 @@ def _static_reference(run: _Run, tracking_uri: str) -> StaticReference:
     return StaticReference(token_grid=grid, macs=macs, test_top1=test.top1[0])
 
 
-def _keep_front(run: _Run, report: FrontReport) -> None:
-    """The front as data, table and picture, in the run's folder and with its MLflow run."""
+def _keep_front(run: _Run, report: FrontReport, bands: FrontBands) -> None:
+    """The front as data, table, pictures and page, in the run's folder and with its MLflow run."""
     with tempfile.TemporaryDirectory(prefix="dvt-") as scratch:
         local = Path(scratch) / FRONT
-        write_front_files(local, report)
+        write_front_files(local, report, bands)
         run.folder.put(local)
         log_front(run.record, local)
 
@@ -145,11 +153,13 @@ def _keep_model(run: _Run, best: Checkpoint, report: FrontReport, data: DataSumm
             recipe=run.recipe,
             weights=checkpoint.weights,
             step=checkpoint.step,
-            thresholds=ThresholdTable.of_front(report.calibration_front),
+            thresholds=report.threshold_table(),
             report=report,
             class_names=data.class_names,
             mean=data.mean,
             std=data.std,
+            crop_pct=served_crop_pct(run.recipe.data),
+            interpolation=run.recipe.data.interpolation,
         )
         name = f"dvt-{run.recipe.name}" if run.recipe.run.is_registered else None
         return log_and_register_model(run.record, content, registered_name=name)
@@ -164,6 +174,7 @@ def _places(run: _Run, model: ModelRecord) -> dict[str, str]:
     return {
         "front": f"{front}/front.png",
         "front's data": f"{front}/front.json and front.csv",
+        "front's page": f"{front}/front.html",
         "checkpoints": f"{run.folder.address}/checkpoints",
         "MLflow run": f"{run.record.run_id} at {run.record.address}",
         "model": registered,

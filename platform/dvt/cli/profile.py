@@ -1,4 +1,4 @@
-"""`dvt profile CHECKPOINT`: measures what each stage takes on this device, and keeps it with the checkpoint."""
+"""`dvt profile MODEL`: measures what each stage takes on this device, and keeps it with the checkpoint or the model."""
 
 import argparse
 from collections.abc import Sequence
@@ -8,10 +8,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from dvt.cli.page import tracking_address
+from dvt.cli.predict_model import open_predict_model
 from dvt.cli.summary import print_places
 from dvt.config import ConfigError, Problem
 from dvt.inference.latency import DEFAULT_BATCH_SIZES, LATENCY, LatencyProfile, keep_profile, measure_latency
-from dvt.train.checkpoint import load_model
+from dvt.tracking.lookup import ModelAddress
+from dvt.tracking.version_latency import LATENCY_TAG, keep_version_profile
 
 
 def main(words: Sequence[str]) -> int:
@@ -22,22 +25,37 @@ def main(words: Sequence[str]) -> int:
     """
     asked = _parse(words)
     _check(asked)
-    cascade = load_model(asked.checkpoint).to(asked.device)
+    model = open_predict_model(asked.model, asked.tracking_uri, flag="MODEL")
+    cascade = model.cascade.to(asked.device)
     profile = measure_latency(cascade, asked.batch_sizes, asked.repeats)
-    keep_profile(asked.checkpoint, profile)
+    place = _keep(asked, profile)
     console = Console()
     console.print(_table(profile, cascade.config.token_grids))
-    print_places(console, {"profile": str(asked.checkpoint / LATENCY)})
+    print_places(console, {"profile": place})
     return 0
+
+
+def _keep(asked: argparse.Namespace, profile: LatencyProfile) -> str:
+    """Keep a profile with what it is of; where it is."""
+    folder = Path(asked.model)
+    if folder.is_dir():
+        keep_profile(folder, profile)
+        return str(folder / LATENCY)
+    address = ModelAddress.parse(asked.model)
+    version = keep_version_profile(tracking_address(asked.tracking_uri), address, profile)
+    return f"tag {LATENCY_TAG} of {address.name} version {version}"
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="dvt profile",
-        description="Measure each stage's seconds an image on this device, and keep them with the checkpoint.",
+        description="Measure each stage's seconds an image on this device, and keep them with the model, for budgets "
+        "in milliseconds.",
         allow_abbrev=False,
     )
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a checkpoint folder")
+    parser.add_argument(
+        "model", metavar="MODEL", help="a checkpoint folder, models:/NAME@ALIAS or models:/NAME/VERSION"
+    )
     parser.add_argument(
         "--batch-sizes",
         type=int,
@@ -51,14 +69,14 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--device", default="cuda" if has_gpu else "cpu", help="cpu or cuda; without it cuda where there is one"
     )
+    parser.add_argument(
+        "--tracking-uri", help="MLflow server or SQLite file; without it MLFLOW_TRACKING_URI, else runs/mlflow.db"
+    )
     return parser.parse_args(words)
 
 
 def _check(asked: argparse.Namespace) -> None:
     problems = []
-    if not asked.checkpoint.is_dir():
-        rule = f"must be a checkpoint folder, got {asked.checkpoint}, which is none; check the path"
-        problems.append(Problem("CHECKPOINT", rule))
     for name, least in (("--batch-sizes", min(asked.batch_sizes)), ("--repeats", asked.repeats)):
         if least < 1:
             problems.append(Problem(name, f"must be at least 1, got {least}"))

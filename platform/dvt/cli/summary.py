@@ -32,6 +32,25 @@ def print_report(console: Console, report: FrontReport) -> None:
         tokens = f"{static.token_grid}x{static.token_grid}"
         table.add_row("static", tokens, told_macs(static.macs), f"{100 * static.test_top1:.2f} %")
     console.print(table)
+    for line in _told_choices(report):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def _told_choices(report: FrontReport) -> list[str]:
+    """What images leave by, how optimistic the front is, and what is promised."""
+    lines = [
+        f"confidence  {report.confidence.name.replace('_', ' ')}",
+        f"optimism    {100 * report.front_optimism:+.2f} points of top-1, calibration images over test images",
+    ]
+    if report.guarantee is not None:
+        promise, test = report.guarantee.promise, report.guarantee.test
+        lost = 100 * (report.exits[-1].test_top1 - test.accuracy)
+        lines.append(
+            f"guarantee   at most {100 * promise.tolerated_loss:g} points below the last exit, "
+            f"{100 * promise.level:g} % sure: {told_macs(promise.macs)} mean MACs; "
+            f"on the test images {lost:.2f} points below at {told_macs(test.macs)}"
+        )
+    return lines
 
 
 def print_exits(console: Console, title: str, config: CascadeConfig, published_top1: Sequence[float]) -> None:

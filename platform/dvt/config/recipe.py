@@ -131,6 +131,7 @@ class TrainConfig:
     compile: bool = False  # whether torch.compile fuses the stages; pays on a GPU, after minutes of compiling
     ema_decay: float | None = 0.99996  # decay a step of the averaged weights; null keeps none
     seed: int = 0  # seed of weights, order, augmentation and dropout
+    backbone_epochs: int = 0  # first epochs in which each stage trains by itself, blind to the one before; then jointly
     # checkpoint folder to take weights from, or a ViT to fill every stage with: timm:NAME, or a file of its weights
     # (.safetensors, .pth, .pt, .bin) that timm can convert; heads are left out where classes differ
     init_from: str | None = None
@@ -140,7 +141,8 @@ class TrainConfig:
         rules = Rules()
         for name in ("micro_batch_size", "grad_accum_steps", "log_every_steps"):
             rules.at_least(name, getattr(self, name), 1)
-        rules.at_least("seed", self.seed, 0)
+        for name in ("seed", "backbone_epochs"):
+            rules.at_least(name, getattr(self, name), 0)
         if self.ema_decay is not None:
             rules.between("ema_decay", self.ema_decay, 0, 1)
         rules.enforce()
@@ -165,13 +167,23 @@ class ClusterConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ExitsConfig:
-    """The budgets that thresholds are chosen for, and what the front is compared with."""
+    """When images leave: the budgets that thresholds are chosen for, by what, and what is promised and compared."""
 
     budgets_macs: tuple[float, ...] = ()  # mean multiply-adds an image; none given is three between first and last exit
+    # what thresholds are of; auto takes the measure, with or without temperatures, of the best calibration front
+    confidence: Literal["auto", "max_probability", "margin", "negative_entropy"] = "auto"
+    tolerated_loss: float = 0.005  # accuracy that thresholds may be promised to lose at most, from 0 to 1
+    guarantee_level: float = 0.95  # probability that the promise holds, between 0 and 1
     static_reference: bool = False  # also train one static model of the last grid with the same recipe, for the plot
 
     def __post_init__(self) -> None:
         rules = Rules()
+        rules.between("tolerated_loss", self.tolerated_loss, 0, 1)
+        rules.require(
+            0 < self.guarantee_level < 1,
+            "guarantee_level",
+            f"must be greater than 0 and less than 1, got {self.guarantee_level:g}",
+        )
         for index, budget in enumerate(self.budgets_macs):
             rules.above(f"budgets_macs.{index}", budget, 0)
         rules.enforce()
@@ -213,6 +225,12 @@ class Recipe:
             len(self.loss.exit_weights) in (0, self.cascade.num_exits),
             "loss.exit_weights",
             f"must hold one weight for each of the {self.cascade.num_exits} stages, got {len(self.loss.exit_weights)}",
+        )
+        epochs = self.optimizer.total_epochs
+        rules.require(
+            self.train.backbone_epochs < epochs,
+            "train.backbone_epochs",
+            f"must be less than the {epochs} epochs of optimizer, got {self.train.backbone_epochs}",
         )
         rules.require(
             self.data.source != "folder" or self.data.root is not None,

@@ -7,9 +7,9 @@ resize, centre crop and ImageNet's mean and standard deviation for evaluation.
 import re
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
+from typing import IO, cast
 
 from PIL import Image
 from timm.data.transforms_factory import create_transform
@@ -31,8 +31,8 @@ POLICY = re.compile(r"[a-z0-9]+(-([a-z]+[0-9.]+|t[a-z0-9]+))*")
 Transform = Callable[[Image.Image], Tensor]
 
 
-def read_image(path: str | Path, in_chans: int) -> Image.Image:
-    """Decode an image file, to grey for one channel and to colour for three.
+def read_image(path: str | Path | IO[bytes], in_chans: int) -> Image.Image:
+    """Decode an image file, or an open one, to grey for one channel and to colour for three.
 
     Raises:
         One of `UNREADABLE`: If the file is missing, truncated, damaged or not an image.
@@ -75,12 +75,36 @@ def train_transform(config: DataConfig, cascade: CascadeConfig) -> Transform:
 
 def eval_transform(config: DataConfig, cascade: CascadeConfig) -> Transform:
     """Resize the shorter side to image_size / crop_pct, crop the centre, normalise."""
+    mean, std = MEAN[cascade.in_chans], STD[cascade.in_chans]
+    return inference_transform(cascade.image_size, config.crop_pct, config.interpolation, mean, std)
+
+
+def inference_transform(
+    image_size: int, crop_pct: float, interpolation: str, mean: Sequence[float], std: Sequence[float]
+) -> Transform:
+    """As `eval_transform`, of what a served model says of itself.
+
+    Args:
+        image_size: Side of the model's images, in pixels.
+        crop_pct: Share of the resized side that the centre crop keeps.
+        interpolation: `bilinear` or `bicubic`.
+        mean: Per channel, of pixels from 0 to 1.
+        std: Per channel.
+    """
     transform = create_transform(
-        cascade.image_size,
+        image_size,
         is_training=False,
-        interpolation=config.interpolation,
-        crop_pct=config.crop_pct,
-        mean=MEAN[cascade.in_chans],
-        std=STD[cascade.in_chans],
+        interpolation=interpolation,
+        crop_pct=crop_pct,
+        mean=tuple(mean),
+        std=tuple(std),
     )
     return cast(Transform, transform)
+
+
+def served_crop_pct(config: DataConfig) -> float:
+    """The share that the centre crop keeps of an image file, for a model trained on this data.
+
+    Embedded scenes are made at the model's own size and evaluated whole.
+    """
+    return 1.0 if config.source == "embedded" else config.crop_pct

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from dvt.config import ConfigError
-from dvt.exits.front import Front, FrontPoint, calibrated_front, checked_macs, under_cheapest
+from dvt.exits.front import Front, FrontPoint, checked_macs, under_cheapest
 from dvt.exits.scores import ExitScores
+from dvt.exits.solve import calibrated_front
 
 
 def default_budgets(macs: Sequence[float], count: int = 3) -> tuple[float, ...]:

@@ -17,14 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvt.config import ConfigError, Problem
+from dvt.exits.lattice import mean_macs
 from dvt.exits.scores import ExitScores
-from dvt.exits.thresholds import (
-    Thresholds,
-    candidate_thresholds,
-    exit_indices,
-    single_exit_thresholds,
-    thresholds_as_json,
-)
+from dvt.exits.thresholds import Thresholds, exit_indices, thresholds_as_json
 
 
 @dataclass(frozen=True)
@@ -102,6 +97,29 @@ class Front:
             raise ConfigError([under_cheapest("budget_macs", macs, self.points[0].macs)])
         return self.points[count - 1]
 
+    def thinned(self, num_points: int, budgets: Sequence[float] = ()) -> Self:
+        """The front with few points: the best within each of `num_points` budgets, even in log cost, and of others.
+
+        Args:
+            num_points: Evenly spaced budgets from the cheapest point to the dearest, at least 2. Points of a front that
+                has no more than that all stay.
+            budgets: Mean multiply-adds an image whose best points must stay; those under the cheapest are passed over.
+
+        Returns:
+            A front of at most `num_points` and one point a budget, the first and the last of this one among them.
+
+        Raises:
+            ValueError: If `num_points` is less than 2.
+        """
+        if num_points < 2:
+            raise ValueError(f"num_points must be at least 2, got {num_points}")
+        if len(self.points) <= num_points:
+            return self
+        macs = [point.macs for point in self.points]
+        even = np.geomspace(macs[0], macs[-1], num_points)[1:-1].tolist()
+        places = {0, len(macs) - 1} | {bisect_right(macs, budget) - 1 for budget in (*even, *budgets)}
+        return type(self)(tuple(self.points[place] for place in sorted(places - {-1})))
+
     def to_dict(self) -> dict[str, Any]:
         """The front in JSON's own types."""
         return {"points": [point.to_dict() for point in self.points]}
@@ -125,35 +143,29 @@ def measure_point(scores: ExitScores, macs: Sequence[float], thresholds: Sequenc
     """
     costs = checked_macs(macs, scores.num_exits)
     exits = exit_indices(scores.confidence, thresholds)  # (N,)
-    shares = np.bincount(exits, minlength=scores.num_exits) / scores.num_images  # (E,)
-    num_correct = np.count_nonzero(scores.correct[exits, np.arange(scores.num_images)])
-    return FrontPoint(
-        macs=float(shares @ costs),  # a share of exactly 1 costs exactly that exit, so budgets can be equal to it
-        accuracy=float(num_correct / scores.num_images),
-        thresholds=tuple(float(threshold) for threshold in thresholds),
-        exit_shares=tuple(float(share) for share in shares),
-    )
+    counts = np.bincount(exits, minlength=scores.num_exits)  # (E,)
+    num_correct = int(np.count_nonzero(scores.correct[exits, np.arange(scores.num_images)]))
+    return point_of_counts(thresholds, counts, num_correct, costs)
 
 
-def calibrated_front(calibration: ExitScores, macs: Sequence[float]) -> Front:
-    """The front over the published family of thresholds and over leaving all at one exit, for each exit.
+def point_of_counts(
+    thresholds: Sequence[float], counts: NDArray[np.int64], num_correct: int, costs: NDArray[np.float64]
+) -> FrontPoint:
+    """The point of thresholds that are known to send so many images to each exit.
 
     Args:
-        calibration: Scores of calibration images; thresholds are chosen and points are measured on them, so their
-            accuracy is optimistic. `transfer_front` tells what they are worth.
-        macs: (E,), cumulative multiply-adds of leaving at each exit.
-
-    Returns:
-        The points that no other candidate dominates; the cheapest lets all leave at the first exit.
-
-    Raises:
-        ValueError: If `macs` are not as stated.
+        thresholds: (E,), the last -inf.
+        counts: (E,), images that leave at each exit; at least one in all.
+        num_correct: Images that are classified correctly where they leave.
+        costs: (E,), as `checked_macs` gives them.
     """
-    num_exits = calibration.num_exits
-    alone = [single_exit_thresholds(num_exits, index) for index in range(num_exits)]
-    # Exits alone come first: where a candidate does the same, theirs are the thresholds that do so on every image.
-    candidates = dict.fromkeys([*alone, *candidate_thresholds(calibration.confidence)])
-    return Front.of(measure_point(calibration, macs, thresholds) for thresholds in candidates)
+    num_images = int(counts.sum())
+    return FrontPoint(
+        macs=float(mean_macs(counts, costs)),  # all images at one exit cost exactly that exit: a budget can equal it
+        accuracy=float(num_correct / num_images),
+        thresholds=tuple(float(threshold) for threshold in thresholds),
+        exit_shares=tuple((counts / num_images).tolist()),
+    )
 
 
 def transfer_front(front: Front, test: ExitScores, macs: Sequence[float]) -> tuple[FrontPoint, ...]:

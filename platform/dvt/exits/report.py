@@ -6,12 +6,20 @@ Shapes: E exits.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
+import numpy as np
+
 from dvt.exits.budgets import points_at_budgets
-from dvt.exits.front import Front, FrontPoint, calibrated_front, checked_macs, measure_point, transfer_front
+from dvt.exits.confidence import PLAIN, Confidence
+from dvt.exits.front import Front, FrontPoint, checked_macs, measure_point, transfer_front
+from dvt.exits.guarantee import Guarantee
 from dvt.exits.scores import ExitScores
+from dvt.exits.solve import calibrated_front
+from dvt.exits.threshold_table import ThresholdTable
+
+NUM_POINTS = 200  # of the curves, besides those of the budgets: enough for a smooth line, and for files of 100 kB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +43,14 @@ class BudgetPoint:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GuaranteedPoint:
+    """Thresholds with a promise about their loss, and what they do on the test images."""
+
+    promise: Guarantee  # made on the calibration images
+    test: FrontPoint  # the same thresholds on the test images
+
+
+@dataclass(frozen=True, kw_only=True)
 class StaticReference:
     """A single-stage model trained with the same recipe, to compare the cascade with."""
 
@@ -50,9 +66,12 @@ class FrontReport:
     recipe: str  # name of the recipe, as a title
     exits: tuple[ExitRow, ...]  # (E,), coarse to fine
     budgets: tuple[BudgetPoint, ...]  # in the order asked for
-    calibration_front: Front  # thresholds chosen and measured on the calibration images
+    calibration_front: Front  # thresholds chosen and measured on the calibration images, thinned; holds the budgets'
     test_points: tuple[FrontPoint, ...]  # the same thresholds in the same order, measured on the test images
     static_reference: StaticReference | None = None  # None where none was trained
+    guarantee: GuaranteedPoint | None = None  # None where none was asked for
+    confidence: Confidence = PLAIN  # what all thresholds here are of
+    confidence_areas: Mapping[str, float] = field(default_factory=dict)  # calibration areas of those compared, by name
 
     def __post_init__(self) -> None:
         num_points = len(self.calibration_front.points)
@@ -67,9 +86,31 @@ class FrontReport:
             raise ValueError(f"exits must hold one row for each threshold ({told}), got {len(self.exits)}")
 
     def all_points(self) -> tuple[FrontPoint, ...]:
-        """Every measured threshold vector: both curves, then the budgets' points."""
+        """Every measured threshold vector: both curves, then the budgets' points and the guaranteed one."""
         chosen = (point for budget in self.budgets for point in (budget.calibration, budget.test))
-        return (*self.calibration_front.points, *self.test_points, *chosen)
+        promised = () if self.guarantee is None else (self.guarantee.test,)
+        return (*self.calibration_front.points, *self.test_points, *chosen, *promised)
+
+    def threshold_table(self) -> ThresholdTable:
+        """What serving the model needs of it."""
+        promise = None if self.guarantee is None else self.guarantee.promise
+        return ThresholdTable.of_front(self.calibration_front, self.confidence, promise)
+
+    @property
+    def front_optimism(self) -> float:
+        """How much more accurate the front looks on the images it was chosen on than on test images.
+
+        The difference of accuracy, calibration less test, of the same thresholds; its mean over the curve, even in log
+        cost on the calibration images. What there is beside optimism is how much easier the calibration images are.
+        """
+        points = self.calibration_front.points
+        gaps = np.array(
+            [chosen.accuracy - test.accuracy for chosen, test in zip(points, self.test_points, strict=True)]
+        )
+        if len(points) == 1:
+            return float(gaps[0])
+        steps = np.diff(np.log([point.macs for point in points]))
+        return float(steps @ (gaps[1:] + gaps[:-1]) / (2 * steps.sum()))
 
     def to_dict(self) -> dict[str, Any]:
         """The report in JSON's own types."""
@@ -87,6 +128,12 @@ class FrontReport:
             "calibration_front": self.calibration_front.to_dict(),
             "test_points": [point.to_dict() for point in self.test_points],
             "static_reference": asdict(self.static_reference) if self.static_reference else None,
+            "guarantee": None
+            if self.guarantee is None
+            else {"promise": self.guarantee.promise.to_dict(), "test": self.guarantee.test.to_dict()},
+            "front_optimism": self.front_optimism,  # follows from the rest, for whoever reads the file
+            "confidence": self.confidence.to_dict(),
+            "confidence_areas": dict(self.confidence_areas),
         }
 
     @classmethod
@@ -105,7 +152,7 @@ class FrontReport:
 
     @classmethod
     def _read(cls, data: Mapping[str, Any]) -> Self:
-        static = data["static_reference"]
+        static, promised = data["static_reference"], data.get("guarantee")
         return cls(
             recipe=data["recipe"],
             exits=tuple(ExitRow(**row) for row in data["exits"]),
@@ -120,6 +167,14 @@ class FrontReport:
             calibration_front=Front.from_dict(data["calibration_front"]),
             test_points=tuple(FrontPoint.from_dict(point) for point in data["test_points"]),
             static_reference=StaticReference(**static) if static is not None else None,
+            # Reports of before there was a choice lack what follows.
+            guarantee=None
+            if promised is None
+            else GuaranteedPoint(
+                promise=Guarantee.from_dict(promised["promise"]), test=FrontPoint.from_dict(promised["test"])
+            ),
+            confidence=Confidence.from_dict(data["confidence"]) if "confidence" in data else PLAIN,
+            confidence_areas=dict(data.get("confidence_areas", {})),
         )
 
 
@@ -131,6 +186,7 @@ def make_report(
     test: ExitScores,
     budgets: Sequence[float],
     static_reference: StaticReference | None = None,
+    guarantee: Guarantee | None = None,
 ) -> FrontReport:
     """Choose thresholds on calibration images and measure them on test images.
 
@@ -142,14 +198,19 @@ def make_report(
         test: Scores of other images, to measure on.
         budgets: Mean multiply-adds an image; see `default_budgets`.
         static_reference: A trained single-stage model, if there is one.
+        guarantee: Thresholds with a promise, to measure too.
 
     Raises:
         ConfigError: With one problem for each budget under the first exit's cost, named `exits.budgets_macs.<index>`.
-        ValueError: If the numbers of exits differ or `macs` are not strictly increasing.
+        ValueError: If the numbers of exits or the confidences differ, or `macs` are not strictly increasing.
     """
+    if calibration.measured_by != test.measured_by:
+        told = f"{calibration.measured_by.name} and {test.measured_by.name}"
+        raise ValueError(f"calibration and test must be scored by one confidence, got {told}")
     costs = checked_macs(macs, test.num_exits)
     front = calibrated_front(calibration, macs)
     chosen = points_at_budgets(front, budgets)
+    thinned = front.thinned(NUM_POINTS, budgets)
     rows = zip(token_grids, costs, test.top1, strict=True)
     return FrontReport(
         recipe=recipe,
@@ -161,7 +222,11 @@ def make_report(
             BudgetPoint(budget_macs=float(budget), calibration=point, test=measure_point(test, macs, point.thresholds))
             for budget, point in zip(budgets, chosen, strict=True)
         ),
-        calibration_front=front,
-        test_points=transfer_front(front, test, macs),
+        calibration_front=thinned,
+        test_points=transfer_front(thinned, test, macs),
         static_reference=static_reference,
+        guarantee=None
+        if guarantee is None
+        else GuaranteedPoint(promise=guarantee, test=measure_point(test, macs, guarantee.thresholds)),
+        confidence=test.measured_by,
     )

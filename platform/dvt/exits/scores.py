@@ -1,7 +1,7 @@
 """Cached scores of a labelled set: how sure every exit was of every image, and whether it was right.
 
-Thresholds, fronts and budgets are computed from these two arrays; no model is in sight. The confidence is the largest
-softmax probability, as in Wang et al., "Not All Images are Worth 16x16 Words", NeurIPS 2021, section 3.1.
+Thresholds, fronts and budgets are computed from these two arrays; no model is in sight. What confidence is, the scores
+say themselves (`confidence.py`): thresholds chosen by one measure mean nothing by another.
 
 Shapes: E exits, B images of a batch, C classes, N images of the whole set.
 """
@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dvt.exits.confidence import PLAIN, Confidence
+
 
 @dataclass(frozen=True, eq=False)
 class ExitScores:
@@ -26,6 +28,7 @@ class ExitScores:
 
     confidence: NDArray[np.float32]  # (E, N); how sure, a larger number is surer; any finite measure will do
     correct: NDArray[np.bool_]  # (E, N); whether the exit's most probable class is the label
+    measured_by: Confidence = PLAIN  # what `confidence` is
 
     def __post_init__(self) -> None:
         check_confidence(self.confidence)
@@ -58,7 +61,7 @@ class ExitScores:
         """The scores of several batches or ranks as those of one set, in the order given.
 
         Raises:
-            ValueError: If there are no parts, or they have different numbers of exits.
+            ValueError: If there are no parts, or they differ in number of exits or measure of confidence.
         """
         parts = list(parts)
         if not parts:
@@ -66,41 +69,31 @@ class ExitScores:
         num_exits = sorted({part.num_exits for part in parts})
         if len(num_exits) > 1:
             raise ValueError(f"parts must all have one number of exits, got {', '.join(map(str, num_exits))}")
+        measures = list(dict.fromkeys(part.measured_by for part in parts))
+        if len(measures) > 1:
+            told = ", ".join(measure.name for measure in measures)
+            raise ValueError(f"parts must all have one measure of confidence, got {told}")
         return cls(
             confidence=np.concatenate([part.confidence for part in parts], axis=1),
             correct=np.concatenate([part.correct for part in parts], axis=1),
+            measured_by=measures[0],
         )
 
 
-def max_probability(logits: Tensor) -> Tensor:
-    """The largest softmax probability of each row, the confidence of the paper.
-
-    Simulated and really leaving early must both take it from here, or images at a threshold would part ways.
-
-    Args:
-        logits: Unnormalised scores of shape (..., C), of any floating type and on any device.
-
-    Returns:
-        Float32 confidences of shape (...), from 1/C to 1, NaN where a logit is not a number. Computed after
-        subtracting the largest logit, so that no exponential overflows.
-    """
-    logits = logits.detach().float()
-    largest = logits.amax(dim=-1, keepdim=True)  # (..., 1)
-    return (logits - largest).exp().sum(dim=-1).reciprocal()  # the largest's own exponential is exactly 1
-
-
-def score_exits(logits: Tensor, labels: Tensor) -> ExitScores:
+def score_exits(logits: Tensor, labels: Tensor, confidence: Confidence = PLAIN) -> ExitScores:
     """Score one batch.
 
     Args:
         logits: Output of `Cascade.forward`, (E, B, C), of any floating type and on any device.
         labels: Class indices, (B,), from 0 to C - 1.
+        confidence: How to measure how sure an exit is.
 
     Returns:
         The scores on the CPU. Of classes with equal logits, the first is the one predicted.
 
     Raises:
-        ValueError: If shapes do not fit, a label is no class, the batch is empty, or a logit is not a number.
+        ValueError: If shapes do not fit, a label is no class, the batch is empty, a logit is not a number, or there are
+            temperatures of another number of exits.
     """
     if logits.dim() != 3:
         raise ValueError(f"logits must have shape (exits, batch, classes), got {tuple(logits.shape)}")
@@ -112,8 +105,10 @@ def score_exits(logits: Tensor, labels: Tensor) -> ExitScores:
     if not bool(is_class.all()):
         wrong = labels[~is_class][0].item()
         raise ValueError(f"labels must be from 0 to {num_classes - 1}, got {wrong}")
-    confidence, correct = max_probability(logits), logits.argmax(dim=-1) == labels  # both (E, B)
-    return ExitScores(confidence=_to_numpy(confidence), correct=_to_numpy(correct))
+    confidence.check(len(logits))
+    sure = torch.stack([confidence(rows, exit_index) for exit_index, rows in enumerate(logits)])  # (E, B)
+    correct = logits.argmax(dim=-1) == labels  # (E, B)
+    return ExitScores(confidence=_to_numpy(sure), correct=_to_numpy(correct), measured_by=confidence)
 
 
 def check_confidence(confidence: NDArray[np.floating[Any]]) -> None:

@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dvt.config import ConfigError
+from dvt.exits.confidence import PLAIN, Confidence
 from dvt.exits.front import Front, checked_macs, under_cheapest
+from dvt.exits.guarantee import Guarantee
 from dvt.exits.thresholds import (
     PUBLISHED_RATIOS,
     Thresholds,
@@ -38,6 +40,7 @@ class ThresholdRow:
 
     macs: float  # expected mean multiply-adds an image
     thresholds: Thresholds  # (E,); an image leaves at the first exit with confidence >= threshold; the last is -inf
+    exit_shares: tuple[float, ...] = ()  # (E,); expected share of images that leaves at each exit; empty if unknown
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,12 @@ class ThresholdTable:
     """Threshold vectors sorted by their expected cost; a dearer row is the better one.
 
     Raises:
-        ValueError: If there are no rows, they are not sorted, or a row's thresholds are not as stated.
+        ValueError: If there are no rows, they are not sorted, or thresholds or temperatures are not as stated.
     """
 
     rows: tuple[ThresholdRow, ...]
+    confidence: Confidence = PLAIN  # what the thresholds are of
+    guarantee: Guarantee | None = None  # thresholds with a promise about their loss, where one was made
 
     def __post_init__(self) -> None:
         if not self.rows:
@@ -62,11 +67,13 @@ class ThresholdTable:
             if not is_whole or row.thresholds[-1] != -math.inf:
                 told = ", ".join(map(str, row.thresholds))
                 raise ValueError(f"rows must each hold {num_exits} thresholds, the last of them -inf, got {told}")
+        self.confidence.check(num_exits)
 
     @classmethod
-    def of_front(cls, front: Front) -> Self:
-        """The thresholds of a calibration front, which costs were measured on."""
-        return cls(tuple(ThresholdRow(point.macs, point.thresholds) for point in front.points))
+    def of_front(cls, front: Front, confidence: Confidence = PLAIN, guarantee: Guarantee | None = None) -> Self:
+        """The thresholds of a calibration front, which costs were measured on, of this confidence."""
+        rows = (ThresholdRow(point.macs, point.thresholds, point.exit_shares) for point in front.points)
+        return cls(tuple(rows), confidence, guarantee)
 
     @classmethod
     def of_single_exits(cls, macs: Sequence[float]) -> Self:
@@ -76,7 +83,11 @@ class ThresholdTable:
             macs: (E,), cumulative multiply-adds of leaving at each exit.
         """
         costs = checked_macs(macs)
-        rows = (ThresholdRow(float(cost), single_exit_thresholds(len(costs), k)) for k, cost in enumerate(costs))
+        shares = np.eye(len(costs)).tolist()
+        rows = (
+            ThresholdRow(float(cost), single_exit_thresholds(len(costs), k), tuple(shares[k]))
+            for k, cost in enumerate(costs)
+        )
         return cls(tuple(rows))
 
     @classmethod
@@ -96,7 +107,7 @@ class ThresholdTable:
         array = _checked_published(dynamic_threshold, num_exits=len(costs))
         shares = [geometric_shares(len(costs), ratio) for ratio in PUBLISHED_RATIOS]
         rows = [
-            ThresholdRow(float(share @ costs), tuple(map(float, row)))
+            ThresholdRow(float(share @ costs), tuple(map(float, row)), tuple(share.tolist()))
             for share, row in zip(np.array(shares), array, strict=True)
         ]
         rows += cls.of_single_exits(macs).rows
@@ -121,24 +132,55 @@ class ThresholdTable:
             raise ConfigError([under_cheapest("budget_macs", macs, self.rows[0].macs)])
         return self.rows[count - 1]
 
+    def within_seconds(self, seconds: float, seconds_per_exit: Sequence[float]) -> ThresholdRow | None:
+        """The dearest row whose expected time is within a budget; None where there is none.
+
+        Args:
+            seconds: Mean seconds an image that may be spent.
+            seconds_per_exit: (E,), cumulative seconds of an image that leaves at each exit, on the device that counts.
+        """
+        timed = [row for row in self.rows if row.exit_shares]
+        within = [row for row in timed if float(np.dot(row.exit_shares, seconds_per_exit)) <= seconds]
+        return within[-1] if within else None
+
     def to_dict(self) -> dict[str, Any]:
         """The table in JSON's own types."""
-        return {"rows": [{"macs": row.macs, "thresholds": thresholds_as_json(row.thresholds)} for row in self.rows]}
+        rows = [
+            {
+                "macs": row.macs,
+                "thresholds": thresholds_as_json(row.thresholds),
+                "exit_shares": list(row.exit_shares),
+            }
+            for row in self.rows
+        ]
+        promise = None if self.guarantee is None else self.guarantee.to_dict()
+        return {"rows": rows, "confidence": self.confidence.to_dict(), "guarantee": promise}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The table that `to_dict` gave `data` from.
+        """The table that `to_dict` gave `data` from; without a confidence, as tables once were, the paper's is meant.
 
         Raises:
             ValueError: If a field is missing or is not what it should be.
         """
         try:
-            rows = [ThresholdRow(float(row["macs"]), tuple(map(float, row["thresholds"]))) for row in data["rows"]]
+            rows = [_row(row) for row in data["rows"]]
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"a threshold table must have rows of macs and thresholds, got others ({error})"
             ) from error
-        return cls(tuple(rows))
+        confidence, promise = data.get("confidence"), data.get("guarantee")
+        return cls(
+            rows=tuple(rows),
+            confidence=PLAIN if confidence is None else Confidence.from_dict(confidence),
+            guarantee=None if promise is None else Guarantee.from_dict(promise),
+        )
+
+
+def _row(data: Mapping[str, Any]) -> ThresholdRow:
+    """A row of a table; older ones do not tell the shares."""
+    shares = data.get("exit_shares", ())
+    return ThresholdRow(float(data["macs"]), tuple(map(float, data["thresholds"])), tuple(map(float, shares)))
 
 
 def numbers_in(value: Any) -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
 """Really leaving early: run only the stages that an image needs."""
 
 from dvt.inference.early_exit import EarlyExit
-from dvt.inference.latency import LatencyProfile, device_name, keep_profile, measure_latency, read_profiles
+from dvt.inference.latency import LatencyProfile, device_name, keep_profile, measure_latency, profile_of, read_profiles
 from dvt.inference.result import EarlyExitResult
 
 __all__ = [
@@ -11,5 +11,6 @@ __all__ = [
     "device_name",
     "keep_profile",
     "measure_latency",
+    "profile_of",
     "read_profiles",
 ]

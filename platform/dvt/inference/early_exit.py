@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dvt.exits import max_probability
+from dvt.exits import PLAIN, Confidence
 from dvt.inference.arrivals import Arrivals
 from dvt.inference.result import EarlyExitResult, Positions, ResultWindow
 from dvt.inference.stage_queue import StageQueue
@@ -33,6 +33,7 @@ class EarlyExit:
         cascade: The model; it is put into evaluation mode.
         thresholds: (E,); an image leaves at the first exit with confidence >= threshold. +inf closes an exit; the last
             is -inf, because the last exit takes what is left.
+        confidence: What the thresholds are of; the largest probability if none is given.
         stage_batch_size: Images that a stage runs on at once, one number for all stages or one for each; the first
             stage takes what comes, cut to that size, later ones wait until so many have come. None is 32 on a CPU and
             128 elsewhere. A queue holds as many: its memory is what a stage reads of so many images.
@@ -47,15 +48,18 @@ class EarlyExit:
         self,
         cascade: Cascade,
         thresholds: Sequence[float],
+        confidence: Confidence = PLAIN,
         *,
         stage_batch_size: int | Sequence[int] | None = None,
         max_wait_s: float = math.inf,
     ) -> None:
         num_exits = cascade.config.num_exits
         _check_thresholds(thresholds, num_exits)
+        confidence.check(num_exits)
         if not max_wait_s >= 0:
             raise ValueError(f"max_wait_s must be at least 0, got {max_wait_s}")
         self.cascade = cascade.eval()
+        self.confidence = confidence
         self.thresholds = tuple(float(threshold) for threshold in thresholds)
         self.device = next(cascade.parameters()).device
         if stage_batch_size is None:
@@ -165,7 +169,7 @@ class _Flow:
     def _run(self, stage_index: int, images: Tensor, upstream: StageOutput | None, positions: Positions) -> None:
         """Run a stage; who is confident leaves, the others join the next queue."""
         output = self.engine.cascade.stage(stage_index, images, upstream)
-        confidence = max_probability(output.logits)  # (n,)
+        confidence = self.engine.confidence(output.logits, stage_index)  # (n,)
         is_last = stage_index == len(self.queues)  # takes even what has no number for a confidence
         # The one time that the host waits for the device.
         stays = (~(confidence.double() >= self.engine.thresholds[stage_index])).cpu().numpy() & (not is_last)

@@ -9,7 +9,7 @@ Shapes: E exits, P batch sizes.
 import json
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -127,6 +127,12 @@ def read_profiles(folder: Path) -> tuple[LatencyProfile, ...]:
     except (KeyError, TypeError, ValueError) as error:
         rule = f"must hold latency profiles, got others ({error}); remove it and run dvt profile again"
         raise ConfigError([Problem(str(path), rule)]) from error
+
+
+def profile_of(profiles: Iterable[LatencyProfile], device: torch.device) -> LatencyProfile | None:
+    """The profile that was measured on this device; None where there is none."""
+    name = device_name(device)
+    return next((profile for profile in profiles if profile.device == name), None)
 
 
 def keep_profile(folder: Path, profile: LatencyProfile) -> None:

@@ -34,11 +34,13 @@ class Cascade(nn.Module):
         self.num_classes = config.num_classes  # timm's name for it
         self.stages = nn.ModuleList(Stage(config, index) for index in range(config.num_exits))
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, is_joint: bool = True) -> Tensor:
         """Run all stages, for training and calibration.
 
         Args:
             images: Normalised images, (B, c, S, S).
+            is_joint: Whether stages see what the one before computed. Without, each reads zeros in its place, so that
+                it trains by itself; the weights that make something of them still take part.
 
         Returns:
             Logits of every exit, (E, B, C).
@@ -47,6 +49,8 @@ class Cascade(nn.Module):
         for stage_index in range(len(self.stages)):
             upstream = self.stage(stage_index, images, upstream)
             logits.append(upstream.logits)
+            if not is_joint:
+                upstream = upstream.blank()
         return torch.stack(logits)
 
     def stage(self, stage_index: int, images: Tensor, upstream: StageOutput | None = None) -> StageOutput:

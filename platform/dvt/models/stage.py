@@ -39,6 +39,10 @@ class StageOutput:
         """The same for the images at `index` (positions or a boolean mask) only."""
         return StageOutput(self.logits[index], self.features[index], tuple(maps[index] for maps in self.relations))
 
+    def blank(self) -> "StageOutput":
+        """The same prediction with nothing to reuse: zeros, through which no gradient goes."""
+        return StageOutput(self.logits, torch.zeros_like(self.features), tuple(map(torch.zeros_like, self.relations)))
+
 
 class Stage(nn.Module):
     """One vision transformer of the cascade.

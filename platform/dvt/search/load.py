@@ -69,6 +69,10 @@ def space_from_dict(tree: Mapping[str, Any], folder: Path, base_overrides: Seque
 
 
 def _load_base(given: Any, folder: Path, overrides: Sequence[str]) -> Recipe:
+    changes: Mapping[str, Any] = {}
+    if isinstance(given, Mapping) and "recipe" in given:
+        changes = {name: value for name, value in given.items() if name != "recipe"}
+        given = given["recipe"]
     if isinstance(given, str):
         place = folder / given
         if not place.is_file():
@@ -80,7 +84,8 @@ def _load_base(given: Any, folder: Path, overrides: Sequence[str]) -> Recipe:
     else:
         raise ConfigError([Problem("base", f"must be the path of a recipe, or its fields, got {spell(given)}")])
     try:
-        return load_recipe(source, overrides)
+        recipe = load_recipe(source, overrides)
+        return recipe_from_dict(_merged(to_dict(recipe), changes)) if changes else recipe
     except ConfigError as error:
         raise ConfigError(problem.below("base") for problem in error.problems) from error
 

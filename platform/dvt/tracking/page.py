@@ -21,11 +21,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
-
-from dvt.tracking.address import artifact_folder, check_tracking, sqlite_path
-from dvt.tracking.errors import TrackingError, one_sentence, without_credentials
+from dvt.tracking.address import artifact_folder
+from dvt.tracking.errors import TrackingError
+from dvt.tracking.lookup import find_run
 from dvt.tracking.runs import RunRecord
 
 _HOST = "127.0.0.1"
@@ -80,7 +78,7 @@ def run_page(
     Raises:
         TrackingError: If the run is not there or the server does not start.
     """
-    record = _find_run(uri, run_id)
+    record = find_run(uri, run_id)
     if uri.startswith(("http://", "https://")):
         yield f"{record.address.rstrip('/')}/{record.page_path}", None
         return
@@ -92,22 +90,6 @@ def run_page(
             yield f"http://{_HOST}:{port}/{record.page_path}", server
         finally:
             _stop(server)
-
-
-def _find_run(uri: str, run_id: str) -> RunRecord:
-    path = sqlite_path(uri)
-    if path is not None and not path.is_file():  # opening it would make an empty one
-        raise TrackingError(f"--tracking-uri must name MLflow's SQLite file, got {uri}, where there is none")
-    check_tracking(uri)
-    with one_sentence(f"find run {run_id}", uri):
-        try:
-            run = MlflowClient(tracking_uri=uri).get_run(run_id)
-        except MlflowException as error:
-            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                raise
-            address = without_credentials(uri)
-            raise TrackingError(f"the run must be known to MLflow at {address}, got {run_id!r}") from error
-    return RunRecord(uri, str(run.info.experiment_id), run_id)
 
 
 def _start_server(uri: str, port: int, log: IO[bytes]) -> "subprocess.Popen[bytes]":

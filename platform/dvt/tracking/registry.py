@@ -47,13 +47,13 @@ class ModelContent:
     weights: Path  # the safetensors file to serve, averaged weights if there are any
     step: int  # the optimizer update that the weights are from
     thresholds: ThresholdTable  # to leave early with, by what they cost
-    report: (
-        FrontReport | None
-    )  # exits, budgets and what they reached on the test images; None where nothing was measured
+    report: FrontReport | None  # what exits and budgets reached on the test images; None where nothing was measured
     published_top1: Sequence[float] = ()  # (E,) from 0 to 1; what an imported file says of its exits, not measured here
     class_names: Sequence[str]  # in the order of the labels
     mean: Sequence[float]  # per channel, of images in [0, 1]
     std: Sequence[float]  # per channel
+    crop_pct: float = 0.875  # share of the resized side that the centre crop keeps, for image files
+    interpolation: str = "bicubic"  # resampling of image files
 
     @property
     def default_budget_macs(self) -> float:
@@ -117,8 +117,10 @@ def log_and_register_model(
 def model_metrics(content: ModelContent) -> dict[str, float]:
     """A model's metrics: per exit cumulative `exit_<n>/macs` and `test/exit_<n>/top1`; per budget accuracy and cost.
 
-    Exits and budgets count from 1, in the report's order. Without a report there are the costs alone, and what an
-    imported file says of its exits as `published/exit_<n>/top1`, so that nobody takes it for measured here.
+    Exits and budgets count from 1, in the report's order. `test/front_optimism` tells how much better the front looks
+    on the images it was chosen on, `calibration/area/<confidence>` what spoke for the confidence. Without a report
+    there are the costs alone, and what an imported file says of its exits as `published/exit_<n>/top1`, so that nobody
+    takes it for measured here.
     """
     costs = macs_per_exit(content.recipe.cascade)
     metrics = {f"exit_{number}/macs": float(macs) for number, macs in enumerate(costs, start=1)}
@@ -133,6 +135,13 @@ def model_metrics(content: ModelContent) -> dict[str, float]:
         metrics[f"budget_{number}/macs"] = point.budget_macs
         metrics[f"test/budget_{number}/top1"] = point.test.accuracy
         metrics[f"test/budget_{number}/macs"] = point.test.macs
+    metrics["test/front_optimism"] = report.front_optimism
+    metrics |= {f"calibration/area/{name}": area for name, area in report.confidence_areas.items()}
+    if report.guarantee is not None:
+        metrics["guarantee/tolerated_loss"] = report.guarantee.promise.tolerated_loss
+        metrics["guarantee/level"] = report.guarantee.promise.level
+        metrics["test/guarantee/top1"] = report.guarantee.test.accuracy
+        metrics["test/guarantee/macs"] = report.guarantee.test.macs
     return metrics
 
 
@@ -144,6 +153,8 @@ def _write_files(content: ModelContent, folder: Path) -> dict[str, Path]:
         "mean": [float(value) for value in content.mean],
         "std": [float(value) for value in content.std],
         "default_budget_macs": content.default_budget_macs,
+        "crop_pct": content.crop_pct,
+        "interpolation": content.interpolation,
     }
     texts = {
         "cascade.yaml": cascade_to_yaml(content.recipe.cascade),

@@ -56,15 +56,15 @@ class ServedCascade(PythonModel):
             params: `budget_macs`, see above.
 
         Returns:
-            Columns `label`, `class_name`, `confidence`, `exit_index` (from 1, as people count exits) and `macs` (what
-            the image cost), one row an image.
+            Columns `label`, `class_name`, `confidence` (by the thresholds' measure), `exit_index` (from 1, as people
+            count exits) and `macs` (what the image cost), one row an image.
 
         Raises:
             ValueError: If the images are not as stated, or the budget is below the first exit's cost.
         """
         images = self._checked(np.asarray(model_input, dtype=np.float32))
         budget_macs = float((params or {}).get("budget_macs", self.default_budget_macs))
-        engine = EarlyExit(self.cascade, self._thresholds(budget_macs))
+        engine = EarlyExit(self.cascade, self._thresholds(budget_macs), self.thresholds.confidence)
         columns: dict[str, list[NDArray[Any]]] = {"label": [], "confidence": [], "exit_index": []}
         for start in range(0, len(images), _BATCH):
             batch = torch.from_numpy(images[start : start + _BATCH]).to(self.device)

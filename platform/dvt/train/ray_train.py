@@ -18,18 +18,20 @@ from ray import train as ray_train
 from ray.exceptions import RayTaskError
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.callback import UserCallback
+from torch import Tensor
 
 from dvt.config import ConfigError, Recipe, recipe_from_dict, to_dict
 from dvt.data import DataError, open_data
-from dvt.exits import ExitScores
+from dvt.exits import PLAIN, Confidence, ExitScores
 from dvt.train.checkpoint import load_model
 from dvt.train.errors import CheckpointError, TrainingError
-from dvt.train.evaluate import score_images
+from dvt.train.evaluate import predict_images, score_images
 from dvt.train.loop import BEST_METRIC, Worker, count_steps_per_epoch, train_cascade
 from dvt.train.sink import MetricSink, MetricSinkFactory
 from dvt.train.storage import RunFolder
 
 T = TypeVar("T")
+Part = Literal["calibration", "test"]
 
 # Starting the workers again would meet the same error again.
 FATAL = (ConfigError, DataError, CheckpointError, TrainingError)
@@ -107,7 +109,7 @@ def train_on_cluster(recipe: Recipe, folder: RunFolder, make_sink: MetricSinkFac
 
 
 def score_on_cluster(
-    recipe: Recipe, checkpoint: ray_train.Checkpoint, part: Literal["calibration", "test"]
+    recipe: Recipe, checkpoint: ray_train.Checkpoint, part: Part, confidence: Confidence = PLAIN
 ) -> ExitScores:
     """Measure a checkpoint's evaluated weights on calibration or test images, on as many workers as trained it.
 
@@ -116,7 +118,19 @@ def score_on_cluster(
         DataError: If an image cannot be read.
     """
     shards = recipe.cluster.num_workers
-    return ExitScores.join(_on_cluster(recipe, shards, _score_shard, to_dict(recipe), checkpoint, part))
+    return ExitScores.join(_on_cluster(recipe, shards, _look_at_shard, to_dict(recipe), checkpoint, part, confidence))
+
+
+def predict_on_cluster(recipe: Recipe, checkpoint: ray_train.Checkpoint) -> tuple[Tensor, Tensor]:
+    """What a checkpoint's evaluated weights say of the calibration images; errors as of `score_on_cluster`.
+
+    Returns:
+        Logits of shape (exits, images, classes) in float32, four bytes each, held on the driver's node, where joining
+        them takes as much again for a moment; and labels (images,).
+    """
+    shards = recipe.cluster.num_workers
+    parts = _on_cluster(recipe, shards, _look_at_shard, to_dict(recipe), checkpoint, "calibration", None)
+    return torch.cat([logits for logits, _ in parts], dim=1), torch.cat([labels for _, labels in parts])
 
 
 @contextmanager
@@ -193,16 +207,19 @@ def _summarize(tree: dict[str, Any], shard: int, num_shards: int) -> DataSummary
     return DataSummary(len(data.train), len(data.calibration), len(data.test), data.class_names, data.mean, data.std)
 
 
-def _score_shard(
-    tree: dict[str, Any], checkpoint: ray_train.Checkpoint, part: str, shard: int, num_shards: int
-) -> ExitScores:
+def _look_at_shard(
+    tree: dict[str, Any], checkpoint: ray_train.Checkpoint, part: Part, confidence: Confidence | None, *shards: int
+) -> Any:
+    """Scores by a confidence, or logits and labels where there is none yet."""
     recipe = recipe_from_dict(tree)
     device = torch.device("cuda" if recipe.cluster.use_gpu else "cpu")
     with local_copy(checkpoint) as folder:
         model = load_model(folder).to(device)
     data = open_data(recipe.data, recipe.cascade)
     images = data.calibration if part == "calibration" else data.test
-    return score_images(model, images, recipe.data, device, shard, num_shards)
+    if confidence is None:
+        return predict_images(model, images, recipe.data, device, shards[0], shards[1])
+    return score_images(model, images, recipe.data, device, shards[0], shards[1], confidence)
 
 
 def _on_cluster(recipe: Recipe, num_shards: int, work: Callable[..., T], *args: Any) -> list[T]:

@@ -26,6 +26,7 @@ class TrainingState:
         optimizer: Holds the moments of every parameter.
         schedule: Sets the optimizer's learning rate; has no state but the step.
         step: Optimizer steps taken.
+        backbone_steps: First steps in which each stage trains by itself.
     """
 
     model: Cascade
@@ -33,6 +34,7 @@ class TrainingState:
     optimizer: Optimizer
     schedule: CosineLRScheduler
     step: int = 0
+    backbone_steps: int = 0
 
     @classmethod
     def create(cls, recipe: Recipe, steps_per_epoch: int, device: torch.device) -> "TrainingState":
@@ -47,7 +49,9 @@ class TrainingState:
         decay = recipe.train.ema_decay
         ema = None if decay is None else ModelEmaV3(model, decay=decay)
         optimizer = _optimizer(model, recipe.optimizer)
-        state = cls(model, ema, optimizer, _schedule(optimizer, recipe.optimizer, steps_per_epoch))
+        schedule = _schedule(optimizer, recipe.optimizer, steps_per_epoch)
+        backbone_steps = recipe.train.backbone_epochs * steps_per_epoch
+        state = cls(model, ema, optimizer, schedule, backbone_steps=backbone_steps)
         state.schedule.step_update(0)
         return state
 
@@ -56,6 +60,11 @@ class TrainingState:
         """The model that is measured and kept: the average where there is one."""
         averaged: Cascade = self.model if self.ema is None else self.ema.module
         return averaged
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether in the next step stages see what the one before computed."""
+        return self.step >= self.backbone_steps
 
     def advance(self) -> None:
         """Note one optimizer step: learning rate and average follow."""

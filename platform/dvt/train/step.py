@@ -86,7 +86,7 @@ class Stepper:
         # micro-batch makes a resumed run draw the same numbers, with no generator state to keep.
         torch.manual_seed(seed)
         with autocast(self.recipe, self.device):
-            logits = self.model(images)  # (E, B, C)
+            logits = self.model(images, self.state.is_joint)  # (E, B, C)
         loss = cascade_loss(logits, targets, self.recipe.loss)
         (loss.total / count).backward()
         sums.loss += loss.total.detach()

@@ -33,13 +33,11 @@ def test_a_profile_is_told_and_kept(checkpoint: Path, capsys: pytest.CaptureFixt
 
 
 def test_every_mistake_is_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    none = tmp_path / "none"
-    assert main(["profile", str(none), "--batch-sizes", "0", "--repeats", "0", "--device", "abacus"]) == 2
+    assert main(["profile", str(tmp_path), "--batch-sizes", "0", "--repeats", "0", "--device", "abacus"]) == 2
     problems = capsys.readouterr().err.splitlines()
-    assert problems[:3] == [
-        f"dvt: CHECKPOINT must be a checkpoint folder, got {none}, which is none; check the path",
+    assert problems[:2] == [
         "dvt: --batch-sizes must be at least 1, got 0",
         "dvt: --repeats must be at least 1, got 0",
     ]
-    assert problems[3].startswith("dvt: --device must be a device of this machine, cpu")
-    assert problems[3].endswith("got abacus")
+    assert problems[2].startswith("dvt: --device must be a device of this machine, cpu")
+    assert problems[2].endswith("got abacus")

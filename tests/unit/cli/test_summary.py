@@ -1,13 +1,24 @@
 """The lines and tables that a person reads while a run trains and when it is done."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from dvt.cli.progress import Row, line
 from dvt.cli.summary import print_places, print_report, told_macs
-from dvt.exits import BudgetPoint, ExitRow, Front, FrontPoint, FrontReport, StaticReference
+from dvt.exits import (
+    BudgetPoint,
+    Confidence,
+    ExitRow,
+    Front,
+    FrontPoint,
+    FrontReport,
+    Guarantee,
+    GuaranteedPoint,
+    StaticReference,
+)
 
 INF = float("inf")
 
@@ -39,6 +50,25 @@ def test_the_report_holds_every_figure(report: FrontReport) -> None:
         ["", "", "", "mean MACs", "2 M"],
         ["", "", "", "top-1", "90.00 %"],
         ["static", "7x7", "4 M", "95.00 %", ""],
+    ]
+
+
+def test_what_was_chosen_and_promised_is_told(report: FrontReport) -> None:
+    promise = Guarantee(
+        thresholds=(0.7, -INF), tolerated_loss=0.005, level=0.95, bound=0.004, macs=2.2e6, num_tested=5000
+    )
+    guarantee = GuaranteedPoint(promise=promise, test=report.test_points[1])
+    out = io.StringIO()
+    print_report(
+        Console(file=out, width=60), replace(report, confidence=Confidence("margin", (1.5, 2)), guarantee=guarantee)
+    )
+    assert out.getvalue().splitlines()[-3:] == [
+        "confidence  tempered margin",
+        "optimism    +0.00 points of top-1, calibration images over test images",
+        (
+            "guarantee   at most 0.5 points below the last exit, 95 % sure: 2.2 M mean MACs; "
+            "on the test images 6.25 points below at 2 M"
+        ),
     ]
 
 

@@ -100,11 +100,14 @@ UNUSUAL = Recipe(
         amp="off",
         ema_decay=None,
         seed=1,
+        backbone_epochs=8,
         init_from="2026-01-02",
         log_every_steps=1,
     ),
     cluster=ClusterConfig(num_workers=2, use_gpu=True, cpus_per_worker=0.5, max_failures=0),
-    exits=ExitsConfig(budgets_macs=(1e9, 2.5e9), static_reference=True),
+    exits=ExitsConfig(
+        budgets_macs=(1e9, 2.5e9), static_reference=True, confidence="margin", tolerated_loss=0.01, guarantee_level=0.9
+    ),
     run=RunConfig(storage_path="off", name="12e34567", tracking_uri="null", experiment="y", is_registered=False),
 )
 UNUSUAL_VIT = replace(

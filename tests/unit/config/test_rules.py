@@ -142,11 +142,13 @@ BROKEN: list[tuple[type, dict[str, Any], str]] = [
         (TrainConfig, {name: 0}, f"{name} must be at least 1, got 0")
         for name in ("micro_batch_size", "grad_accum_steps", "log_every_steps")
     ),
-    (TrainConfig, {"seed": -1}, "seed must be at least 0, got -1"),
+    *((TrainConfig, {name: -1}, f"{name} must be at least 0, got -1") for name in ("seed", "backbone_epochs")),
     (TrainConfig, {"ema_decay": 1.00001}, "ema_decay must be from 0 to 1, got 1.00001"),
     (ClusterConfig, {"num_workers": 0}, "num_workers must be at least 1, got 0"),
     (ClusterConfig, {"cpus_per_worker": 0.0}, "cpus_per_worker must be greater than 0, got 0"),
     (ClusterConfig, {"max_failures": -1}, "max_failures must be at least 0, got -1"),
+    (ExitsConfig, {"tolerated_loss": -0.1}, "tolerated_loss must be from 0 to 1, got -0.1"),
+    (ExitsConfig, {"guarantee_level": 1.0}, "guarantee_level must be greater than 0 and less than 1, got 1"),
     (ExitsConfig, {"budgets_macs": (1e9, 0.0)}, "budgets_macs.1 must be greater than 0, got 0"),
     (Recipe, {"name": ""}, "name must be letters, digits, - and _ only, got ''"),
     (Recipe, {"name": "a b"}, "name must be letters, digits, - and _ only, got 'a b'"),
@@ -162,6 +164,14 @@ BROKEN: list[tuple[type, dict[str, Any], str]] = [
             f"data.{name} must be at least cluster.num_workers 4, got 3",
         )
         for name in ("calibration_images", "test_images")
+    ),
+    (
+        Recipe,
+        {
+            "train": TrainConfig(backbone_epochs=7),
+            "optimizer": OptimizerConfig(epochs=5, warmup_epochs=0, cooldown_epochs=2),
+        },
+        "train.backbone_epochs must be less than the 7 epochs of optimizer, got 7",
     ),
     (
         Recipe,

@@ -171,6 +171,6 @@ def test_points_hold_python_numbers_only() -> None:
     assert {type(number) for number in numbers} == {float}
 
 
-def test_a_front_of_six_exits_and_fifty_thousand_images() -> None:
-    front = calibrated_front(cascade_scores(6, 50_000, seed=2), costs(6))
+def test_a_front_of_six_exits_and_twenty_thousand_images() -> None:
+    front = calibrated_front(cascade_scores(6, 20_000, seed=2), costs(6))
     assert len(front.points) > 6

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dvt.exits import ExitScores, max_probability, score_exits
+from dvt.exits import Confidence, ExitScores, max_probability, score_exits
 from tests.unit.exits.examples import FOUR_IMAGES, scores
 
 
@@ -54,6 +54,21 @@ def test_joining_batches_equals_scoring_at_once() -> None:
     joined, whole = ExitScores.join(score_exits(*piece) for piece in pieces), score_exits(logits, labels)
     assert np.array_equal(joined.confidence, whole.confidence)
     assert np.array_equal(joined.correct, whole.correct)
+
+
+def test_scores_say_what_measured_them() -> None:
+    logits, labels = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(2)), torch.tensor([0, 1, 2])
+    by = Confidence("margin", (1.0, 2.0))
+    batch = score_exits(logits, labels, by)
+    assert batch.measured_by == ExitScores.join([batch, batch]).measured_by == by
+    np.testing.assert_array_equal(batch.confidence[1], by(logits[1], 1))
+    assert score_exits(logits, labels).measured_by == Confidence()
+    with pytest.raises(
+        ValueError, match=r"^parts must all have one measure of confidence, got margin, max_probability"
+    ):
+        ExitScores.join([score_exits(logits, labels, Confidence("margin")), score_exits(logits, labels)])
+    with pytest.raises(ValueError, match=r"^temperatures must be one for each of 2 exits, got 3$"):
+        score_exits(logits, labels, Confidence("margin", (1.0, 1.0, 1.0)))
 
 
 def test_joining_what_does_not_fit() -> None:

@@ -2,13 +2,15 @@
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from dvt.config import ConfigError
-from dvt.exits import Front, FrontPoint, ThresholdRow, ThresholdTable
+from dvt.exits import Confidence, Front, FrontPoint, Guarantee, ThresholdRow, ThresholdTable
 from dvt.models import WeightsError
 
 INF = math.inf
@@ -31,16 +33,29 @@ def test_a_fronts_thresholds_are_found_by_their_cost() -> None:
     )
     table = ThresholdTable.of_front(Front(points))
     assert table.num_exits == 2
-    assert table.at_budget(100) == ThresholdRow(100, (-INF, -INF))
+    assert table.at_budget(100) == ThresholdRow(100, (-INF, -INF), (1.0, 0.0))
     assert table.at_budget(149.9).thresholds == (-INF, -INF)
-    assert table.at_budget(1e9) == ThresholdRow(150, (0.8, -INF))
+    assert table.at_budget(1e9) == ThresholdRow(150, (0.8, -INF), (0.75, 0.25))
+
+
+def test_a_budget_of_time_takes_the_best_row_that_keeps_to_it() -> None:
+    rows = tuple(
+        ThresholdRow(macs, (threshold, -INF), shares)
+        for macs, threshold, shares in ((100, -INF, (1.0, 0.0)), (150, 0.8, (0.75, 0.25)), (300, INF, (0.0, 1.0)))
+    )
+    table = ThresholdTable((*rows, ThresholdRow(400, (INF, -INF))))  # nobody knows where the last one's images leave
+    seconds = (0.001, 0.005)  # 1, 2 and 5 ms
+    assert table.within_seconds(0.0009, seconds) is None
+    assert table.within_seconds(0.001, seconds) == rows[0]
+    assert table.within_seconds(0.0021, seconds) == rows[1]
+    assert table.within_seconds(9.0, seconds) == rows[2]
 
 
 def test_single_exits_cost_what_they_cost() -> None:
     assert ThresholdTable.of_single_exits(MACS).rows == (
-        ThresholdRow(100, (-INF, INF, -INF)),
-        ThresholdRow(300, (INF, -INF, -INF)),
-        ThresholdRow(700, (INF, INF, -INF)),
+        ThresholdRow(100, (-INF, INF, -INF), (1, 0, 0)),
+        ThresholdRow(300, (INF, -INF, -INF), (0, 1, 0)),
+        ThresholdRow(700, (INF, INF, -INF), (0, 0, 1)),
     )
 
 
@@ -55,9 +70,10 @@ def test_published_rows_cost_what_their_shares_cost_here() -> None:
         (2.95 * 100 + 2.95**2 * 300 + 2.95**3 * 700) / (2.95 + 2.95**2 + 2.95**3)
     )
     assert [row.macs for row in table.rows] == sorted(costs.values())
-    assert table.rows[0] == ThresholdRow(100, (-INF, INF, -INF))
+    assert table.rows[0] == ThresholdRow(100, (-INF, INF, -INF), (1, 0, 0))
     assert table.at_budget(300).thresholds == (INF, -INF, -INF)
-    assert table.rows[-1] == ThresholdRow(700, (INF, INF, -INF))
+    assert table.rows[-1] == ThresholdRow(700, (INF, INF, -INF), (0, 0, 1))
+    assert all(row.macs == pytest.approx(np.dot(row.exit_shares, MACS)) for row in table.rows)
 
 
 @pytest.mark.parametrize(
@@ -120,6 +136,27 @@ def test_it_goes_through_json_unchanged() -> None:
     table = ThresholdTable.of_published(published(), MACS)
     text = json.dumps(table.to_dict(), allow_nan=False)
     assert ThresholdTable.from_dict(json.loads(text)) == table
+
+
+def test_it_carries_what_its_thresholds_are_of() -> None:
+    table = replace(ThresholdTable.of_published(published(), MACS), confidence=Confidence("margin", (1.5, 0.7, 2.0)))
+    assert ThresholdTable.from_dict(json.loads(json.dumps(table.to_dict()))) == table
+    with pytest.raises(ValueError, match=r"^temperatures must be one for each of 3 exits, got 2$"):
+        replace(table, confidence=Confidence("margin", (1.5, 0.7)))
+
+
+def test_it_carries_a_guarantee() -> None:
+    promise = Guarantee(
+        thresholds=(0.5, INF, -INF), tolerated_loss=0.005, level=0.95, bound=0.004, macs=250.0, num_tested=5000
+    )
+    table = replace(ThresholdTable.of_single_exits(MACS), guarantee=promise)
+    assert ThresholdTable.from_dict(json.loads(json.dumps(table.to_dict(), allow_nan=False))) == table
+
+
+def test_tables_of_before_there_was_a_choice_are_of_the_largest_probability() -> None:
+    data = ThresholdTable.of_single_exits(MACS).to_dict()
+    del data["confidence"], data["guarantee"]
+    assert ThresholdTable.from_dict(data) == ThresholdTable.of_single_exits(MACS)
 
 
 def test_other_json_is_refused() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dvt.config import CascadeConfig, StageConfig
-from dvt.exits import exit_indices, max_probability
+from dvt.exits import Confidence, exit_indices, max_probability
 from dvt.inference import EarlyExit, EarlyExitResult
 from dvt.models import Cascade, StageOutput
 
@@ -276,3 +276,18 @@ def test_bad_options_are_told(options: dict[str, Any], sentence: str) -> None:
 def test_a_batch_larger_than_the_window_is_told() -> None:
     with pytest.raises(ValueError, match="batches must hold at most max_pending 4 images, got 24"):
         list(EarlyExit(CASCADE, (0.5, 0.5, -math.inf)).stream([IMAGES], max_pending=4))
+
+
+def test_another_confidence_is_what_thresholds_are_compared_with() -> None:
+    by = Confidence("margin", (0.5, 2.0, 1.0))
+    sure = torch.stack([by(logits, index) for index, logits in enumerate(LOGITS)])
+    thresholds = (float(sure[0].sort().values[11:13].mean()), float(sure[1].sort().values[11:13].mean()), -math.inf)
+    result = EarlyExit(CASCADE, thresholds, by)(IMAGES)
+    exits = exit_indices(sure.numpy(), thresholds)
+    assert result.exit_index.tolist() == exits.tolist()
+    torch.testing.assert_close(result.confidence, sure[exits, torch.arange(len(IMAGES))], rtol=1e-4, atol=1e-5)
+
+
+def test_temperatures_of_another_number_of_exits() -> None:
+    with pytest.raises(ValueError, match=r"^temperatures must be one for each of 3 exits, got 1$"):
+        EarlyExit(CASCADE, (0.5, 0.5, -math.inf), Confidence("margin", (2.0,)))

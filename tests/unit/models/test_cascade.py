@@ -79,6 +79,32 @@ def test_a_stage_without_reuse_needs_nothing() -> None:
         assert torch.equal(cascade.stage(1, batch).logits, cascade(batch)[1])
 
 
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+def test_stages_that_are_not_joint_are_blind_to_the_one_before(config: CascadeConfig) -> None:
+    cascade, batch = build(config), images(config)
+    with torch.no_grad():
+        alone, joint = cascade(batch, is_joint=False), cascade(batch)
+        assert torch.equal(alone[0], joint[0])
+        for weight in cascade.stages[0].parameters():
+            weight.mul_(2)
+        assert torch.equal(cascade(batch, is_joint=False)[1:], alone[1:])
+        if len(alone) > 1 and cascade.stages[1].has_reuse:
+            assert not torch.equal(alone[1], joint[1])
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+def test_stages_that_are_not_joint_use_every_weight_and_pass_no_gradient_up(config: CascadeConfig) -> None:
+    cascade = build(config).train()
+    logits = cascade(images(config), is_joint=False)
+    logits[-1].sum().backward(retain_graph=True)
+    for stage in cascade.stages[:-1]:
+        assert not any(weight.grad.any() for weight in stage.parameters())
+    logits.sum().backward()
+    for name, weight in cascade.named_parameters():  # as workers that exchange gradients need it
+        assert weight.grad is not None, name
+        assert weight.grad.isfinite().all(), name
+
+
 @pytest.mark.parametrize(
     ("family", "names"), [("vit", ("cls_token", "pos_embed")), ("t2t_vit", ("cls_token",))]
 )  # the sinusoid table of t2t_vit is no parameter

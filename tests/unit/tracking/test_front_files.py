@@ -5,10 +5,12 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from dvt.exits import FrontReport, StaticReference, make_report
-from dvt.tracking.front_files import read_front_report, write_front_files
+from dvt.exits import FrontReport, StaticReference, guaranteed_thresholds, make_report
+from dvt.exits.bootstrap import Band, FrontBands, bootstrap_report
+from dvt.tracking.front_files import FrontFiles, read_front_report, write_front_files
 from tests.unit.exits.examples import cascade_scores, costs
 
 STATIC = StaticReference(token_grid=10, macs=4.5e6, test_top1=0.9)
@@ -19,15 +21,25 @@ def report(num_exits: int = 3, static: StaticReference | None = None) -> FrontRe
     return make_report("embedded", range(4, 4 + num_exits), costs(num_exits), calibration, test, (1e6, 2.5e6), static)
 
 
+def paths(files: FrontFiles) -> list[Path]:
+    return [path for path in files if path is not None]
+
+
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
-def test_three_files_are_written_into_a_new_folder(tmp_path: Path) -> None:
-    files = write_front_files(tmp_path / "a" / "b", report())
-    assert [path.name for path in files] == ["front.json", "front.csv", "front.png"]
+def test_the_files_are_written_into_a_new_folder(tmp_path: Path) -> None:
+    files = paths(write_front_files(tmp_path / "a" / "b", report()))
+    assert [path.name for path in files] == ["front.json", "front.csv", "front.png", "shares.png", "front.html"]
     assert sorted((tmp_path / "a" / "b").iterdir()) == sorted(files)
+
+
+def test_a_measured_time_has_a_picture_of_its_own(tmp_path: Path) -> None:
+    files = write_front_files(tmp_path, report(), seconds_per_exit=(0.001, 0.002, 0.004))
+    assert files.time_picture == tmp_path / "front_time.png"
+    assert sorted(tmp_path.iterdir()) == sorted(paths(files))
 
 
 @pytest.mark.parametrize("static", [None, STATIC])
@@ -67,6 +79,33 @@ def test_csv_holds_every_point_exactly(tmp_path: Path) -> None:
     assert (static["token_grid"], float(static["macs"]), float(static["accuracy"])) == ("10", 4.5e6, 0.9)
 
 
+def test_csv_holds_the_guaranteed_point(tmp_path: Path) -> None:
+    calibration, test = (cascade_scores(3, 2000, seed=seed) for seed in (0, 1))
+    promise = guaranteed_thresholds(calibration, costs(3), 0.02)
+    made = make_report("a", (4, 5, 6), costs(3), calibration, test, (), None, promise)
+    (row,) = [row for row in rows(write_front_files(tmp_path, made).csv) if row["series"] == "guarantee"]
+    assert made.guarantee is not None
+    assert (row["measured_on"], float(row["accuracy"])) == ("test", made.guarantee.test.accuracy)
+
+
+def test_bands_and_seconds_stand_beside_their_points(tmp_path: Path) -> None:
+    made, seconds = report(), (0.001, 0.002, 0.004)
+    bands = bootstrap_report(made, cascade_scores(3, 200, seed=1), num_resamples=1000)
+    files = write_front_files(tmp_path, made, bands, seconds)
+    data = json.loads(files.json.read_text())
+    assert FrontBands.from_dict(data["bands"]) == bands
+    assert data["seconds_per_exit"] == list(seconds)
+    assert read_front_report(files.json) == made
+    table = rows(files.csv)
+    on_test = [row for row in table if row["measured_on"] == "test"]
+    told = [Band(**{name: float(row[name]) for name in vars(bands.exits[0])}) for row in on_test]
+    assert told == [*bands.exits, *bands.budgets, *bands.test_points]
+    assert all(row["accuracy_low"] == "" for row in table if row["measured_on"] == "calibration")
+    assert [float(row["seconds"]) for row in on_test[:3]] == list(seconds)
+    for row, point in zip(on_test[5:], made.test_points, strict=True):
+        assert float(row["seconds"]) == pytest.approx(float(np.dot(point.exit_shares, seconds)))
+
+
 def test_without_a_trained_reference_none_is_told(tmp_path: Path) -> None:
     files = write_front_files(tmp_path, report())
     assert "static" not in files.csv.read_text()
@@ -82,7 +121,7 @@ def test_the_picture_is_a_png_of_1600_by_1080_pixels(tmp_path: Path, num_exits: 
 
 def test_the_same_report_gives_the_same_bytes(tmp_path: Path) -> None:
     first, second = (write_front_files(tmp_path / name, report()) for name in ("a", "b"))
-    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+    assert [path.read_bytes() for path in paths(first)] == [path.read_bytes() for path in paths(second)]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
 from dvt.exits import FrontReport, StaticReference, make_report
-from dvt.tracking.front_plot import draw_front
+from dvt.exits.bootstrap import bootstrap_report
+from dvt.tracking.front_plot import draw_front, draw_front_over_seconds
 from tests.unit.exits.examples import cascade_scores
 
 
@@ -127,3 +128,34 @@ def test_every_text_is_in_the_font_that_comes_along() -> None:
     figure = draw_front(report((1e6, 3e6, 9e6)))
     found = figure.findobj(match=lambda artist: hasattr(artist, "get_fontfamily"))
     assert {family for text in found for family in text.get_fontfamily()} == {"DejaVu Sans"}
+
+
+def test_bands_are_drawn_around_the_test_images() -> None:
+    made = report((1e6, 3e6, 9e6))
+    bands = bootstrap_report(made, cascade_scores(3, 300, seed=1), num_resamples=1000)
+    figure = draw_front(made, bands)
+    assert legend(figure)[:2] == ["test images", "95 % bootstrap band"]
+    (area,) = [drawn for drawn in axes_of(figure).collections if drawn.get_label() == "95 % bootstrap band"]
+    heights = area.get_paths()[0].vertices[:, 1]
+    ends = [end for band in bands.test_points for end in (band.accuracy_low, band.accuracy_high)]
+    np.testing.assert_allclose([heights.min(), heights.max()], [100 * min(ends), 100 * max(ends)])
+
+
+def test_over_time_costs_are_the_measured_ones() -> None:
+    made, seconds = report((1e6, 3e6, 9e6), StaticReference(token_grid=10, macs=5e6, test_top1=0.8)), (4e-4, 1e-3, 3e-3)
+    figure = draw_front_over_seconds(made, seconds)
+    axes = axes_of(figure)
+    assert axes.get_title(loc="left") == "embedded: accuracy over time"
+    assert axes.get_xlabel() == "mean time per image [ms]"
+    expected = sorted((1e3 * np.dot(point.exit_shares, seconds), 100 * point.accuracy) for point in made.test_points)
+    np.testing.assert_allclose(axes.lines[0].get_xydata(), expected)
+    assert not any("static" in text for text in [*texts(figure), *legend(figure)])  # its time was not measured
+    assert not any(text.endswith(" M") for text in texts(figure))  # budgets are of another kind of cost
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [((1.0, 2.0), "1, 2"), ((0.0, 1.0, 2.0), "0, 1, 2"), ((1, 1, 2), "1, 1, 2")]
+)
+def test_seconds_that_do_not_rise_are_refused(seconds: tuple[float, ...], told: str) -> None:
+    with pytest.raises(ValueError, match=f"^seconds_per_exit must hold 3 rising seconds above 0, got {told}$"):
+        draw_front_over_seconds(report((1e6, 3e6, 9e6)), seconds)

@@ -67,6 +67,7 @@ def test_the_logged_model_holds_metrics_and_is_linked_to_run_and_step(
     assert metrics["test/exit_2/top1"] == report.exits[1].test_top1
     assert metrics["test/budget_2/top1"] == report.budgets[1].test.accuracy
     assert metrics["budget_2/macs"] == report.budgets[1].budget_macs
+    assert metrics["test/front_optimism"] == report.front_optimism
 
     outputs = client.get_run(record.run_id).outputs
     assert [(output.model_id, output.step) for output in outputs.model_outputs] == [(made.model_id, 7)]

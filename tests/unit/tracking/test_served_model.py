@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.pyfunc.model import PythonModelContext
 
-from dvt.exits import exit_indices, max_probability, single_exit_thresholds
+from dvt.exits import Confidence, ThresholdRow, ThresholdTable, exit_indices, max_probability, single_exit_thresholds
 from dvt.tracking import ModelRecord, log_and_register_model, open_run
 from dvt.tracking.served_model import ServedCascade
 from tests.unit.tracking.tiny import CLASS_NAMES, Tiny, make_tiny, tiny_recipe
@@ -170,6 +170,19 @@ def test_images_that_are_bytes_or_normalised_already_are_told(served: ServedCasc
     with pytest.raises(ValueError) as caught:  # noqa: PT011  the text is checked below
         served.predict(None, images)
     assert str(caught.value) == f"images must hold values from 0 to 1, got {got}; divide bytes by 255"
+
+
+def test_it_leaves_by_the_confidence_that_its_thresholds_are_of(
+    served: ServedCascade, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by = Confidence("negative_entropy", (1.5, 0.5))
+    sure = torch.stack([by(tiny.logits[index], index) for index in range(2)]).numpy()
+    row = ThresholdRow(1.0, (float(np.sort(sure[0])[20:22].mean()), float("-inf")))  # between two images
+    monkeypatch.setattr(served, "thresholds", ThresholdTable((row,), by))
+    answer = served.predict(None, tiny.images.numpy(), {"budget_macs": 1e12})
+    exits = exit_indices(sure, row.thresholds)
+    assert list(answer["exit_index"]) == list(exits + 1)
+    np.testing.assert_allclose(answer["confidence"], sure[exits, np.arange(len(exits))], rtol=1e-4)
 
 
 def test_more_images_than_run_together_keep_their_order(served: ServedCascade, tiny: Tiny) -> None:

@@ -13,7 +13,8 @@ from dvt.train.loop import Worker, train_cascade
 from tests.unit.train.tiny import CPU, RECIPE, MemoryReporter, change, make_data
 
 # Together as many images a step as one worker has with a micro-batch of eight.
-TWO = change(RECIPE, train={"grad_accum_steps": 2, "log_every_steps": 1}, optimizer={"epochs": 2})
+# The first epoch is of the backbone, the second joint.
+TWO = change(RECIPE, train={"grad_accum_steps": 2, "log_every_steps": 1, "backbone_epochs": 1}, optimizer={"epochs": 2})
 ONE = change(TWO, train={"micro_batch_size": 8})
 
 

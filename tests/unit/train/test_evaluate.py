@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from dvt.data import DataError
-from dvt.exits import ExitScores
+from dvt.exits import Confidence, ExitScores, score_exits
 from dvt.models import Cascade
 from dvt.train.errors import TrainingError
-from dvt.train.evaluate import score_images
+from dvt.train.evaluate import predict_images, score_images, score_with_labels
 from tests.unit.train.tiny import CASCADE, CPU, RECIPE, MemoryImages, change
 
 IMAGES = MemoryImages.noise(21, seed=4)
@@ -32,6 +32,16 @@ def test_scores_are_those_of_the_model_at_rest(model: Cascade) -> None:
         logits = model.eval()(IMAGES.images)
     np.testing.assert_allclose(scores.confidence, logits.softmax(-1).amax(-1), rtol=1e-5)
     assert np.array_equal(scores.correct, logits.argmax(-1) == IMAGES.labels)
+
+
+def test_predictions_are_scored_as_images_are(model: Cascade) -> None:
+    parts = [predict_images(model, IMAGES, RECIPE.data, CPU, shard, 2) for shard in range(2)]
+    logits, labels = torch.cat([each for each, _ in parts], dim=1), torch.cat([each for _, each in parts])
+    by = Confidence("negative_entropy", (1.5,) * len(logits))
+    scores = ExitScores.join(score_images(model, IMAGES, RECIPE.data, CPU, shard, 2, by) for shard in range(2))
+    assert np.array_equal(score_exits(logits, labels, by).confidence, scores.confidence)
+    assert logits.dtype == torch.float32
+    assert all(module.training for module in model.modules())
 
 
 def test_dropping_out_is_for_training_only() -> None:
@@ -76,3 +86,13 @@ def test_nothing_is_kept_for_gradients(model: Cascade) -> None:
     score(model)
     assert all(parameter.grad is None for parameter in model.parameters())
     model(IMAGES.images).sum().backward()  # and the model trains on
+
+
+def test_labels_come_with_the_scores_of_the_whole_set(model: Cascade) -> None:
+    counted: list[int] = []
+    scores, labels = score_with_labels(model, IMAGES, RECIPE.data, CPU, on_batch=counted.append)
+    assert np.array_equal(scores.confidence, score(model).confidence)
+    assert np.array_equal(scores.correct, score(model).correct)
+    assert np.array_equal(labels, IMAGES.labels)
+    assert sum(counted) == len(IMAGES)
+    assert model.training

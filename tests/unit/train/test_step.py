@@ -9,7 +9,7 @@ from dvt.config import AugmentConfig, Recipe
 from dvt.data import Batch, derive_seed
 from dvt.train.losses import cascade_loss, count_correct
 from dvt.train.step import Stepper, StepSums, autocast
-from tests.unit.train.tiny import CPU, RECIPE, change, is_equal, make_batch, make_stepper, snapshot
+from tests.unit.train.tiny import CASCADE, CPU, RECIPE, change, is_equal, make_batch, make_stepper, snapshot
 
 # Adam divides by the gradient's size, and so tells nothing of it.
 SGD = change(RECIPE, optimizer={"name": "sgd", "lr": 0.1, "warmup_epochs": 0})
@@ -74,6 +74,31 @@ def test_sums_add_up_over_steps() -> None:
     assert (sums.images, sums.micro_batches) == (12, 3)
     assert sums.skipped == ["a.jpg", "b.jpg", "a.jpg"]
     assert not sums.loss.requires_grad
+
+
+def test_backbone_steps_train_each_stage_as_if_alone() -> None:
+    recipe = change(SGD, train={"backbone_epochs": 1})  # of four steps
+    both, first = make_stepper(recipe), make_stepper(change(recipe, cascade={"stages": CASCADE.stages[:1]}))
+    for step in range(4):
+        for stepper, num_exits in ((both, 2), (first, 1)):
+            stepper.step([make_batch(4, step)], StepSums.zeros(num_exits, CPU))
+    one, other = (stepper.state.model.stages[0].state_dict() for stepper in (both, first))
+    for name, weight in one.items():  # torch attends in another way where nothing is handed on
+        torch.testing.assert_close(weight, other[name], rtol=1e-5, atol=1e-7)
+
+
+def test_joint_steps_follow_backbone_steps() -> None:
+    stepper, told = make_stepper(change(RECIPE, train={"backbone_epochs": 1})), []
+    stepper.state.model.register_forward_pre_hook(lambda _, given: told.append(given[1]))
+    for step in range(6):
+        stepper.step([make_batch(4, step)], StepSums.zeros(2, CPU))
+    assert told == [False] * 4 + [True] * 2
+
+
+def test_weights_that_wait_for_joint_training_stay_finite() -> None:
+    stepper = make_stepper(change(RECIPE, optimizer={"name": "muon"}, train={"backbone_epochs": 1}))
+    stepper.step([make_batch(4)], StepSums.zeros(2, CPU))
+    assert all(weight.isfinite().all() for weight in stepper.state.model.parameters())
 
 
 RANDOM = change(

@@ -1,0 +1,152 @@
+"""Image files as a person names them: files, folders and `s3://` addresses, read ahead by threads, in order.
+
+What cannot be read comes through in its place, with the reason, and stops nothing.
+
+Shapes: `C` channels, `S` image side in pixels.
+"""
+
+import errno
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from botocore.exceptions import BotoCoreError, ClientError
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from dvt.data.folder import IMAGE_SUFFIXES
+from dvt.data.transforms import UNREADABLE, Transform, read_image
+
+NUM_THREADS = 8  # Pillow decodes without the interpreter's lock; a bucket answers slowly
+_REMOTE = (ImportError, BotoCoreError, ClientError)  # what a bucket, or a kind of address we lack, adds to OSError
+
+
+@dataclass(frozen=True)
+class FoundFile:
+    """A file that was named or lies in a folder that was."""
+
+    address: str  # a path or an s3:// address
+    problem: str = ""  # why it is none, if it is
+
+
+@dataclass(frozen=True, eq=False)
+class ReadFile:
+    """An image file, ready for the model, or why it is not."""
+
+    address: str
+    image: Tensor | None  # (C, S, S), normalised; None if it could not be read
+    problem: str = ""
+
+
+def find_files(address: str) -> Iterator[FoundFile]:
+    """The file of an address, or all image files of a folder, at any depth and by name; hidden ones are passed over.
+
+    Args:
+        address: A path or an `s3://` address.
+    """
+    is_empty = True
+    try:
+        for file in _remote_files(address) if "://" in address else _local_files(address):
+            is_empty = False
+            yield FoundFile(file)
+        if is_empty:
+            yield FoundFile(address, f"it holds no images ({', '.join(IMAGE_SUFFIXES)})")
+    except (*UNREADABLE, *_REMOTE) as error:
+        yield FoundFile(address, _reason(error))
+
+
+def read_files(found: Iterable[FoundFile], transform: Transform, in_chans: int, ahead: int) -> Iterator[ReadFile]:
+    """Read image files in order, some of them ahead of their turn.
+
+    Args:
+        found: The files; taken only as far as they are read.
+        transform: From a decoded image to the model's input.
+        in_chans: Channels of the model: 1 is grey, 3 is colour.
+        ahead: Most images in memory besides those handed out, at least 1.
+    """
+    waiting: deque[Future[ReadFile]] = deque()
+    with ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="dvt-read") as pool:
+        for file in found:
+            waiting.append(pool.submit(_read, file, transform, in_chans))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _read(file: FoundFile, transform: Transform, in_chans: int) -> ReadFile:
+    if file.problem:
+        return ReadFile(file.address, None, file.problem)
+    try:
+        image = read_image(_opened(file.address), in_chans)
+        return ReadFile(file.address, transform(image))
+    except (*UNREADABLE, *_REMOTE) as error:
+        return ReadFile(file.address, None, _reason(error))
+
+
+def _opened(address: str) -> str | BytesIO:
+    if "://" not in address:
+        return address
+    filesystem, path = _filesystem(address)
+    return BytesIO(filesystem.cat_file(path))
+
+
+def _local_files(address: str) -> Iterator[str]:
+    if not Path(address).is_dir():
+        yield address
+        return
+    for folder, folders, files in os.walk(address, onerror=_raise):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if _is_shown_image(name):
+                yield str(Path(folder, name))
+
+
+def _remote_files(address: str) -> Iterator[str]:
+    filesystem, path = _filesystem(address)
+    if not filesystem.isdir(path):
+        yield address
+        return
+    for found in sorted(filesystem.find(path)):
+        inside = found[len(path.rstrip("/")) + 1 :].split("/")
+        if _is_shown_image(inside[-1]) and not any(part.startswith(".") for part in inside):
+            yield str(filesystem.unstrip_protocol(found))
+
+
+def _filesystem(address: str) -> tuple[Any, str]:
+    try:
+        filesystem, path = fsspec.core.url_to_fs(address)
+    except ValueError as error:  # what decoders raise for a damaged image; here it is the address
+        raise OSError(errno.EPROTONOSUPPORT, str(error)) from error
+    return filesystem, str(path)
+
+
+def _is_shown_image(name: str) -> bool:
+    return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _reason(error: Exception) -> str:
+    """Why a file cannot be read, in a few words."""
+    known: tuple[tuple[type[Exception], str], ...] = (
+        (FileNotFoundError, "there is no such file"),
+        (PermissionError, "it may not be read"),
+        (Image.DecompressionBombError, "it has too many pixels"),
+        (UnidentifiedImageError, "it is not an image"),
+    )
+    told = next((reason for kind, reason in known if isinstance(error, kind)), None)
+    if told is not None:
+        return told
+    if isinstance(error, _REMOTE) or (isinstance(error, OSError) and error.errno is not None):
+        lines = str(error.strerror if isinstance(error, OSError) and error.strerror else error).splitlines()
+        return lines[0].strip().rstrip(".") if lines else type(error).__name__
+    return "it is damaged"

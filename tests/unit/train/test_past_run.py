@@ -1,0 +1,77 @@
+"""A past run is found by its files, and its best checkpoint is the one that Ray Train's list says."""
+
+import json
+import re
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from dvt.train.errors import CheckpointError
+from dvt.train.past_run import best_checkpoint, find_past_run
+
+
+def results(**scores: float) -> str:
+    listed = [
+        {"checkpoint_dir_name": name, "metrics": {"calibration/top1_mean": score}} for name, score in scores.items()
+    ]
+    return json.dumps({"checkpoint_results": listed})
+
+
+def make_run(root: Path, snapshot: str | None) -> Path:
+    (root / "checkpoints").mkdir(parents=True)
+    (root / "recipe.yaml").write_text("name: x\n")
+    if snapshot is not None:
+        (root / "checkpoints" / "checkpoint_manager_snapshot.json").write_text(snapshot)
+    return root
+
+
+def test_the_best_checkpoint_of_a_folder_stays_where_it_is(tmp_path: Path) -> None:
+    root = make_run(tmp_path / "run", results(first=0.8, second=0.9, third=0.85))
+    folder = find_past_run(f"{root}/")
+    assert folder is not None
+    assert (folder.name, folder.address) == ("run", str(root))
+    with best_checkpoint(folder) as checkpoint:
+        assert checkpoint == root / "checkpoints" / "second"
+
+
+def test_the_best_checkpoint_of_a_bucket_is_copied() -> None:
+    filesystem = fsspec.filesystem("memory")
+    filesystem.pipe("/past/run/recipe.yaml", b"name: x")
+    filesystem.pipe("/past/run/checkpoints/checkpoint_manager_snapshot.json", results(only=0.5).encode())
+    filesystem.pipe("/past/run/checkpoints/only/config.yaml", b"a")
+    try:
+        folder = find_past_run("memory://past/run")
+        assert folder is not None
+        with best_checkpoint(folder) as checkpoint:
+            assert (checkpoint / "config.yaml").read_bytes() == b"a"
+        assert not checkpoint.exists()
+    finally:
+        filesystem.rm("/past", recursive=True)
+
+
+def test_what_is_no_run(tmp_path: Path) -> None:
+    assert find_past_run(str(tmp_path)) is None
+    assert find_past_run(str(tmp_path / "none")) is None
+
+
+def test_a_storage_of_an_unknown_kind_is_told() -> None:
+    with pytest.raises(CheckpointError, match=r"^the run's storage must be readable, got what://x \("):
+        find_past_run("what://x")
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "sentence"),
+    [
+        (None, "run {root} must have a checkpoint, got none; train it to the end first"),
+        ("{", "{root}/checkpoints/checkpoint_manager_snapshot.json must list the run's checkpoints, got a file that "),
+        (results(), "{root}/checkpoints/checkpoint_manager_snapshot.json must list the run's checkpoints, got a file "),
+    ],
+)
+def test_a_run_without_a_checkpoint_is_told(tmp_path: Path, snapshot: str | None, sentence: str) -> None:
+    root = make_run(tmp_path / "run", snapshot)
+    folder = find_past_run(str(root))
+    assert folder is not None
+    message = re.escape(sentence.replace("{root}", str(root)))
+    with pytest.raises(CheckpointError, match=f"^{message}"), best_checkpoint(folder):
+        pass
