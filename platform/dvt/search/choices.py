@@ -89,7 +89,8 @@ class SpaceFile:
     """A search space as its file says it, before the base recipe is known."""
 
     name: str  # names the study
-    base: Any  # recipe file, from the folder above the space's own; or a recipe written out
+    # A recipe file, from the folder above the space's own; or one behind `recipe` and fields to change; or all.
+    base: Any
     cascade: CascadeChoices  # what cascades differ in
     budgets: BudgetRange  # the budgets that count
     constraints: Constraints = field(default_factory=Constraints)  # caps on candidates

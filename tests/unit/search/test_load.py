@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from dvt.config import ConfigError
 from dvt.search import load_space, space_from_dict
@@ -216,3 +217,14 @@ def test_one_number_of_exits_may_have_weights() -> None:
     stages = [{"token_grid": grid} for grid in (2, 3, 5)]
     base = BASE | {"loss": {"exit_weights": [1, 1, 2]}, "cascade": BASE["cascade"] | {"stages": stages}}
     assert space({"num_exits": [3]}, base=base).base.loss.exit_weights == (1, 1, 2)
+
+
+def test_fields_of_a_base_file_can_be_changed(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(BASE), encoding="utf-8")
+    base = {"recipe": "base.yaml", "optimizer": {"epochs": 7}, "loss": {"distill_weight": 0.5}}
+    found = space_from_dict(tree(base=base), tmp_path).base
+    assert (found.optimizer.epochs, found.optimizer.warmup_epochs, found.loss.distill_weight) == (7, 1, 0.5)
+    with pytest.raises(ConfigError) as caught:
+        space_from_dict(tree(base=base | {"los": {}}), tmp_path)
+    told = "base.los must be a known field, got 'los'; did you mean loss?"
+    assert [str(problem) for problem in caught.value.problems] == [told]
