@@ -26,7 +26,7 @@ from dvt.config import ConfigError, Problem
 from dvt.data import DataSets, open_data
 from dvt.exits import Confidence, ExitScores, FrontReport, checked_budgets
 from dvt.exits.bootstrap import bootstrap_report
-from dvt.inference import profile_of, read_profiles
+from dvt.inference import measure_latency, profile_of, read_profiles
 from dvt.models import macs_per_exit
 from dvt.tracking import log_front, page_command
 from dvt.tracking.front_files import save_picture, write_front_files
@@ -44,7 +44,7 @@ class _Measured:
     report: FrontReport
     test: ExitScores
     test_labels: NDArray[np.int64]  # (N,)
-    seconds_per_exit: Sequence[float] | None  # (E,), cumulative, an image; None where nobody measured them
+    seconds_per_exit: Sequence[float]  # (E,), cumulative, an image
 
 
 def main(words: Sequence[str]) -> int:
@@ -111,7 +111,9 @@ def _measure(target: Target, console: Console) -> _Measured:
 
     def score_test(confidence: Confidence) -> ExitScores:
         with _shown(console, "test", len(data.test)) as on_batch:
-            scores, of_images = score_with_labels(model, data.test, recipe.data, device, confidence, on_batch)
+            scores, of_images = score_with_labels(
+                model, data.test, recipe.data, device, confidence=confidence, on_batch=on_batch
+            )
         labels.append(of_images)
         return scores
 
@@ -122,7 +124,9 @@ def _measure(target: Target, console: Console) -> _Measured:
     static = None if earlier is None else earlier.static_reference
     report, test = measured_report(recipe, calibration, score_test, budgets, static)
     profile = profile_of(read_profiles(target.checkpoint), device)
-    return _Measured(data, report, test, labels[0], None if profile is None else profile.seconds_per_exit())
+    if profile is None:  # a quick one, for this picture alone
+        profile = measure_latency(model, batch_sizes=(32,), repeats=3)
+    return _Measured(data, report, test, labels[0], profile.seconds_per_exit())
 
 
 @contextmanager

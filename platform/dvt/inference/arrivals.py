@@ -54,7 +54,9 @@ class Arrivals(Generic[T]):
             for item in items:
                 if not self._put(item, None):
                     return
-        except Exception as error:  # noqa: BLE001  handed to whoever asks for the item
+        # Whatever the source raises belongs to whoever asks for the item. An executor's future would carry it too, but
+        # its thread is joined when Python ends: a source that never answers would keep the process alive.
+        except Exception as error:  # noqa: BLE001
             self._put(None, error)
         else:
             self._put(None, StopIteration())

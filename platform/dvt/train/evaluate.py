@@ -44,9 +44,7 @@ def score_images(
         DataError: If an image cannot be read.
         TrainingError: If the model gives something that is no number.
     """
-    with _at_rest(model):
-        predictions = _predictions(model, images, config, device, (shard, num_shards))
-        return ExitScores.join(score_exits(logits, labels, confidence) for logits, labels in predictions)
+    return score_with_labels(model, images, config, device, shard, num_shards, confidence)[0]
 
 
 def predict_images(
@@ -89,16 +87,20 @@ def score_with_labels(
     images: ImageSet,
     config: DataConfig,
     device: torch.device,
+    shard: int = 0,
+    num_shards: int = 1,
     confidence: Confidence = PLAIN,
     on_batch: OnBatch = lambda num_images: None,
 ) -> tuple[ExitScores, NDArray[np.int64]]:
-    """As `score_images` of the whole set, with the images' labels, (N,).
+    """As `score_images`, with the images' labels, (N,).
 
     Args:
         model: The model, on `device`; left in the mode it was in.
         images: Calibration or test images.
         config: Batch size and reading processes.
         device: Where to compute.
+        shard: Which part of the images to score, from 0.
+        num_shards: Number of parts.
         confidence: How to measure how sure an exit is.
         on_batch: Told how many images each batch held, to show how it goes.
 
@@ -108,7 +110,7 @@ def score_with_labels(
     """
     scores, all_labels = [], []
     with _at_rest(model):
-        for logits, labels in _predictions(model, images, config, device, (0, 1)):
+        for logits, labels in _predictions(model, images, config, device, (shard, num_shards)):
             scores.append(score_exits(logits, labels, confidence))
             all_labels.append(labels.cpu().numpy())
             on_batch(len(labels))

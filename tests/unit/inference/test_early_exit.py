@@ -81,12 +81,15 @@ def are_apart(thresholds: Sequence[float]) -> bool:
 
 
 SIZE = st.sampled_from([1, 2, 3, 7, 128])
+BATCH = st.sampled_from([0, 1, 2, 7, 128]).flatmap(
+    lambda size: st.lists(st.integers(0, len(IMAGES) - 1), min_size=size, max_size=size)
+)
 
 
 @settings(deadline=None, max_examples=100)
 @given(
     thresholds=st.tuples(THRESHOLD, THRESHOLD),
-    chosen=st.lists(st.integers(0, len(IMAGES) - 1), max_size=40),
+    chosen=BATCH,
     sizes=st.tuples(SIZE, SIZE, SIZE),
 )
 def test_it_gives_what_simulating_on_forward_gives(
