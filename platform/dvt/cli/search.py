@@ -99,7 +99,10 @@ def _choices(space: Space) -> Table:
     if caps.max_map_mib is not None:
         table.add_row("relationship maps", f"at most {caps.max_map_mib:g} MiB an image and stage")
     budgets = space.budgets
-    table.add_row("budgets", f"{told_macs(budgets.min_macs)} to {told_macs(budgets.max_macs)} mean MACs an image")
+    if budgets.unit == "macs":
+        table.add_row("budgets", f"{told_macs(budgets.low)} to {told_macs(budgets.high)} mean MACs an image")
+    else:
+        table.add_row("budgets", f"{budgets.low:g} to {budgets.high:g} ms, the mean of an image by itself")
     table.add_row("first points", str(len(space.first_points)))
     table.add_row("size", f"{space.size():,} cascades, {_share(space)}")
     return table

@@ -138,9 +138,7 @@ def loss_bounds(
 
 
 def _some(scores: ExitScores, images: NDArray[np.int64]) -> ExitScores | None:
-    if len(images) == 0:
-        return None
-    return ExitScores(scores.confidence[:, images], scores.correct[:, images], scores.measured_by)
+    return scores.select(images) if len(images) > 0 else None
 
 
 def _path(choosing: ExitScores, macs: Sequence[float], tolerated_loss: float) -> list[FrontPoint]:

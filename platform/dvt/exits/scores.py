@@ -56,6 +56,10 @@ class ExitScores:
         """Accuracy of each exit on its own, all images leaving there; from 0 to 1."""
         return tuple(float(share) for share in self.correct.mean(axis=1))
 
+    def select(self, index: NDArray[Any]) -> Self:
+        """The scores of the images at `index`, positions or a boolean mask, alone."""
+        return type(self)(self.confidence[:, index], self.correct[:, index], self.measured_by)
+
     @classmethod
     def join(cls, parts: Iterable[Self]) -> Self:
         """The scores of several batches or ranks as those of one set, in the order given.

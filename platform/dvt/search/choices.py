@@ -5,7 +5,7 @@ The comment behind a field is its documentation: meaning, unit and range.
 
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 from dvt.config import Rules
 from dvt.config.cascade import ReuseDepth
@@ -68,20 +68,45 @@ class Constraints:
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetRange:
-    """The budgets that cascades are compared over, in mean multiply-adds an image."""
+    """The budgets that cascades are compared over, a mean an image: multiply-adds, or milliseconds where they train."""
 
-    min_macs: float  # least budget; at least what the cheapest exit of the space costs
-    max_macs: float  # largest budget; a candidate's first exit must cost no more
+    min_macs: float | None = None  # least budget; at least what the cheapest exit of the space costs
+    max_macs: float | None = None  # largest budget; a candidate's first exit must cost no more
+    min_ms: float | None = None  # least budget in milliseconds, in place of multiply-adds
+    max_ms: float | None = None  # largest budget in milliseconds; of an image by itself, on the device that trains
 
     def __post_init__(self) -> None:
         rules = Rules()
-        rules.above("min_macs", self.min_macs, 0)
+        given = [name for name in ("min_macs", "max_macs", "min_ms", "max_ms") if getattr(self, name) is not None]
+        told = ", ".join(given) or "none"
         rules.require(
-            self.max_macs > self.min_macs,
-            "max_macs",
-            f"must be greater than min_macs {self.min_macs:.12g}, got {self.max_macs:.12g}",
+            given in (["min_macs", "max_macs"], ["min_ms", "max_ms"]),
+            "",
+            f"must hold min_macs and max_macs, or min_ms and max_ms, got {told}",
         )
         rules.enforce()
+        rules.above(f"min_{self.unit}", self.low, 0)
+        rules.require(
+            self.high > self.low,
+            f"max_{self.unit}",
+            f"must be greater than min_{self.unit} {self.low:.12g}, got {self.high:.12g}",
+        )
+        rules.enforce()
+
+    @property
+    def unit(self) -> Literal["macs", "ms"]:
+        """What budgets are counted in."""
+        return "macs" if self.min_macs is not None else "ms"
+
+    @property
+    def low(self) -> float:
+        """The least budget."""
+        return float(getattr(self, f"min_{self.unit}"))
+
+    @property
+    def high(self) -> float:
+        """The largest budget."""
+        return float(getattr(self, f"max_{self.unit}"))
 
 
 @dataclass(frozen=True, kw_only=True)

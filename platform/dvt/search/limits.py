@@ -61,7 +61,7 @@ class Limits:
             macs=or_none(constraints.max_macs),
             parameters=or_none(constraints.max_parameters),
             map_bytes=or_none(constraints.max_map_mib) * MIB,
-            first_exit_macs=budgets.max_macs,
+            first_exit_macs=or_none(budgets.max_macs),
         )
 
     @classmethod

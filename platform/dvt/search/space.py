@@ -32,7 +32,7 @@ class Space:
         name: Names the study.
         base: Gives every field that is not chosen.
         cascade: What cascades differ in.
-        budgets: The budgets that count, in multiply-adds.
+        budgets: The budgets that count.
         constraints: Caps on cascades.
         training: The values of recipe fields that are chosen with the cascade, by dotted path, in order.
         first_points: Recipes to try first; each is a candidate of the space.
@@ -213,7 +213,7 @@ class Space:
         if extremes.cheapest(cascades, limits) is None:
             raise ConfigError([self._emptiness(cascades)])
         least = extremes.cheapest_exit(cascades, limits)
-        if least is not None and self.budgets.min_macs < least:
+        if least is not None and self.budgets.min_macs is not None and self.budgets.min_macs < least:
             rule = f"must be at least {least}, the cost of the cheapest exit, got {self.budgets.min_macs:.12g}"
             raise ConfigError([Problem("budgets.min_macs", rule)])
 
@@ -221,7 +221,7 @@ class Space:
         """Why no cascade is within the caps: the caps beside the least that any cascade needs."""
         least = extremes.cheapest_exit(cascades, Limits.none())
         assert least is not None
-        if self.budgets.max_macs < least:
+        if self.budgets.max_macs is not None and self.budgets.max_macs < least:
             rule = f"must be at least {least}, the cost of the cheapest exit, got {self.budgets.max_macs:.12g}"
             return Problem("budgets.max_macs", rule)
         names = ("max_macs", "max_parameters", "max_map_mib")
