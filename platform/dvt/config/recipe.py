@@ -155,14 +155,25 @@ class ClusterConfig:
     num_workers: int = 1  # training workers; one process each, joined by DDP
     use_gpu: bool = False  # whether each worker has a GPU
     cpus_per_worker: float = 1  # CPU cores reserved for each worker
+    gpus_per_worker: float = 1  # share of a GPU reserved for each worker where use_gpu; 0.25 puts four on one
     max_failures: int = 3  # restarts from the last checkpoint after a worker or node is lost
 
     def __post_init__(self) -> None:
         rules = Rules()
         rules.at_least("num_workers", self.num_workers, 1)
         rules.above("cpus_per_worker", self.cpus_per_worker, 0)
+        rules.require(
+            0 < self.gpus_per_worker <= 1,
+            "gpus_per_worker",
+            f"must be greater than 0 and at most 1, got {self.gpus_per_worker:.15g}",
+        )
         rules.at_least("max_failures", self.max_failures, 0)
         rules.enforce()
+
+    @property
+    def worker_resources(self) -> dict[str, float]:
+        """What Ray reserves for each worker, by its names."""
+        return {"CPU": self.cpus_per_worker} | ({"GPU": self.gpus_per_worker} if self.use_gpu else {})
 
 
 @dataclass(frozen=True, kw_only=True)

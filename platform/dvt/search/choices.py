@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from dvt.config import Rules
 from dvt.config.cascade import ReuseDepth
+from dvt.search.settings import SearchConfig
 
 MOST_EXITS = 5
 REUSE_FIELDS = ("feature_reuse_depth", "relation_reuse_depth", "relation_upstream_depth")
@@ -120,6 +121,7 @@ class SpaceFile:
     budgets: BudgetRange  # the budgets that count
     constraints: Constraints = field(default_factory=Constraints)  # caps on candidates
     training: dict[str, Any] = field(default_factory=dict)  # dotted recipe fields, each a list or a range
+    search: SearchConfig = field(default_factory=SearchConfig)  # how the space is searched
     first_points: tuple[Any, ...] = ()  # recipe fields that replace the base's, for each point to evaluate first
 
 

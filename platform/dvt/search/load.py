@@ -12,13 +12,16 @@ from dvt.search.space import Space
 from dvt.search.training import TrainingChoice, training_choices
 
 
-def load_space(path: str | Path, base_overrides: Sequence[str] = ()) -> Space:
+def load_space(
+    path: str | Path, base_overrides: Sequence[str] = (), settings: Mapping[str, Any] | None = None
+) -> Space:
     """Read a search space.
 
     Args:
         path: The YAML file. Where its `base` names a recipe, that is looked for from the folder above the file's, which
             is the repository for `search_spaces/NAME.yaml`.
         base_overrides: Fields of the base recipe as a shell hands them over, such as `--data.root` and a folder.
+        settings: Fields of `search` in place of the file's.
 
     Returns:
         The space, valid as a whole.
@@ -27,7 +30,7 @@ def load_space(path: str | Path, base_overrides: Sequence[str] = ()) -> Space:
         ConfigError: With every problem of file, base and overrides; rules between them once each is valid by itself.
     """
     path = Path(path)
-    tree = read_fields(path, "SPACE")
+    tree = _merged(read_fields(path, "SPACE"), {"search": settings} if settings else {})
     return space_from_dict(tree, path.resolve().parent.parent, base_overrides)
 
 
@@ -65,6 +68,7 @@ def space_from_dict(tree: Mapping[str, Any], folder: Path, base_overrides: Seque
         constraints=file.constraints,
         training=training,
         first_points=_first_points(tree.get("first_points", ()), base),
+        search=file.search,
     )
 
 

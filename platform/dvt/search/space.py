@@ -18,6 +18,7 @@ from dvt.search.cascades import CascadeSet
 from dvt.search.choices import BudgetRange, CascadeChoices, Constraints
 from dvt.search.limits import MIB, CascadeCost, IllegalCandidate, Limits
 from dvt.search.questions import answers_of, suggest_shape
+from dvt.search.settings import SearchConfig
 from dvt.search.suggester import Answers, RandomSuggester, Scalar, Suggester
 from dvt.search.training import TrainingChoice, with_fields
 
@@ -36,6 +37,7 @@ class Space:
         constraints: Caps on cascades.
         training: The values of recipe fields that are chosen with the cascade, by dotted path, in order.
         first_points: Recipes to try first; each is a candidate of the space.
+        search: How it is searched.
 
     Raises:
         ConfigError: With every problem found: choices that do not fit the base, no cascade within the caps, a budget
@@ -49,6 +51,7 @@ class Space:
     constraints: Constraints = field(default_factory=Constraints)
     training: Mapping[str, TrainingChoice] = field(default_factory=dict)
     first_points: tuple[Recipe, ...] = ()
+    search: SearchConfig = field(default_factory=SearchConfig)
 
     def __post_init__(self) -> None:
         self._check_base()

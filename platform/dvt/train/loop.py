@@ -6,11 +6,11 @@ A newcomer's path: `jobs/train_imagenet.py` -> `dvt/cli/train.py` -> here -> `dv
 import math
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dvt.config import ConfigError, Problem, Recipe
 from dvt.data import Batch, DataSets, Mixer, batches_per_epoch, check_skipped, train_batches
+from dvt.exits import ExitScores
 from dvt.train.checkpoint import load_checkpoint, restore, save_checkpoint
 from dvt.train.errors import TrainingError
 from dvt.train.evaluate import score_images
@@ -25,6 +26,9 @@ from dvt.train.init_from import init_from
 from dvt.train.state import TrainingState
 from dvt.train.step import Stepper, StepSums
 
+T = TypeVar("T")
+# Told the scores of all calibration images and the number of epochs; gives more metrics. Called by rank 0, picklable.
+OnScores = Callable[[ExitScores, int], Mapping[str, float]]
 BEST_METRIC = "calibration/top1_mean"  # the checkpoint with the highest one is kept besides the last
 
 
@@ -47,7 +51,9 @@ class Reporter(Protocol):
         """Tell metrics; called by all workers at the same step, with a checkpoint by rank 0 only."""
 
 
-def train_cascade(recipe: Recipe, data: DataSets, worker: Worker, reporter: Reporter) -> None:
+def train_cascade(
+    recipe: Recipe, data: DataSets, worker: Worker, reporter: Reporter, on_scores: OnScores | None = None
+) -> None:
     """Train from the last checkpoint of this run, or from the start, to the last epoch.
 
     The same number of steps gives the same weights, bit for bit on one CPU worker, however often it was interrupted.
@@ -57,6 +63,7 @@ def train_cascade(recipe: Recipe, data: DataSets, worker: Worker, reporter: Repo
         data: Its images.
         worker: This process; a process group must be up where there are several.
         reporter: Takes metrics and checkpoints.
+        on_scores: Makes more metrics of each epoch's scores; the same by all workers.
 
     Raises:
         CheckpointError: If a checkpoint cannot be read or written.
@@ -72,7 +79,7 @@ def train_cascade(recipe: Recipe, data: DataSets, worker: Worker, reporter: Repo
     stepper = Stepper(recipe, _wrap(state.model, worker), state, mixer, worker.device, worker.rank)
     for epoch in range(state.step // steps_per_epoch, recipe.optimizer.total_epochs):
         metrics = _run_epoch(stepper, data, epoch, steps_per_epoch, worker, reporter)
-        metrics |= _measure(state, recipe, data, worker)
+        metrics |= _measure(state, recipe, data, worker, on_scores, epoch + 1)
         with tempfile.TemporaryDirectory(prefix="dvt-") as scratch:
             folder = Path(scratch) / "checkpoint"
             if worker.rank == 0:
@@ -192,7 +199,9 @@ def _train_metrics(stepper: Stepper, sums: StepSums, timed: _Timed, worker: Work
     return metrics
 
 
-def _measure(state: TrainingState, recipe: Recipe, data: DataSets, worker: Worker) -> dict[str, float]:
+def _measure(
+    state: TrainingState, recipe: Recipe, data: DataSets, worker: Worker, on_scores: OnScores | None, epoch: int
+) -> dict[str, float]:
     """Top-1 of every exit on the calibration images; the test images are not touched before the end."""
     scores = score_images(
         state.evaluated_model, data.calibration, recipe.data, worker.device, worker.rank, worker.world_size
@@ -202,7 +211,11 @@ def _measure(state: TrainingState, recipe: Recipe, data: DataSets, worker: Worke
     *per_exit, images = totals.tolist()
     top1 = [correct / images for correct in per_exit]
     metrics = {f"calibration/exit_{index}/top1": value for index, value in enumerate(top1, start=1)}
-    return metrics | {BEST_METRIC: sum(top1) / len(top1)}
+    metrics[BEST_METRIC] = sum(top1) / len(top1)
+    if on_scores is not None:
+        all_scores = ExitScores.join(_gather(scores, worker))
+        metrics |= on_scores(all_scores, epoch) if worker.rank == 0 else {}
+    return metrics
 
 
 def _add_up(values: Tensor, worker: Worker) -> Tensor:
@@ -214,7 +227,12 @@ def _add_up(values: Tensor, worker: Worker) -> Tensor:
 
 def _gather_names(names: list[str], worker: Worker) -> set[str]:
     """The names that any worker has."""
-    gathered: list[list[str]] = [names] * worker.world_size
+    return {name for part in _gather(names, worker) for name in part}
+
+
+def _gather(part: T, worker: Worker) -> list[T]:
+    """What each worker has, by rank."""
+    gathered = [part] * worker.world_size
     if worker.world_size > 1:
-        distributed.all_gather_object(gathered, names)
-    return {name for part in gathered for name in part}
+        distributed.all_gather_object(gathered, part)
+    return gathered

@@ -43,7 +43,18 @@ def best_checkpoint(folder: RunFolder) -> Iterator[Path]:
     Raises:
         CheckpointError: If the run has none yet, or it cannot be read.
     """
-    path = f"{folder.path}/{CHECKPOINTS}/{_best_name(folder)}"
+    with local_checkpoint(folder, _best_name(folder)) as place:
+        yield place
+
+
+@contextmanager
+def local_checkpoint(folder: RunFolder, name: str) -> Iterator[Path]:
+    """A checkpoint of a run as a local folder while the context lasts: copied here if it is in a bucket.
+
+    Raises:
+        CheckpointError: If it cannot be read.
+    """
+    path = f"{folder.path}/{CHECKPOINTS}/{name}"
     if folder.is_local:
         yield Path(path)
         return
@@ -69,3 +80,28 @@ def _best_name(folder: RunFolder) -> str:
         return str(best["checkpoint_dir_name"])
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{place} must list the run's checkpoints, got a file that cannot be read") from error
+
+
+def remove_orphans(folder: RunFolder) -> None:
+    """Remove checkpoints that were being written when a driver died: Ray Train neither lists nor removes them."""
+    path, filesystem = f"{folder.path}/{CHECKPOINTS}", folder.filesystem
+    if not filesystem.exists(path):
+        return
+    kept = _committed(folder) if folder.has(f"{CHECKPOINTS}/{SNAPSHOT}") else set()
+    for entry in filesystem.ls(path, detail=False):
+        name = entry.rstrip("/").split("/")[-1]
+        if name.startswith("checkpoint_") and name != SNAPSHOT and name not in kept:
+            filesystem.rm(entry, recursive=True)
+
+
+def _committed(folder: RunFolder) -> set[str]:
+    """Names of the checkpoint folders that Ray Train knows to be complete."""
+    try:
+        snapshot = json.loads(folder.read(f"{CHECKPOINTS}/{SNAPSHOT}"))
+        results = [*snapshot["checkpoint_results"], snapshot["latest_checkpoint_result"]]
+        return {result["checkpoint_dir_name"] for result in results if result is not None}
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder.address}/{CHECKPOINTS}/{SNAPSHOT} must list the run's checkpoints, got a file that cannot be "
+            f"read; restore it, or choose a new run.name and set train.init_from to one of the folders beside it"
+        ) from error

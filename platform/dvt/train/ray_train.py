@@ -4,7 +4,6 @@ Ray Train starts the workers, joins them by DDP, restarts them after a failure a
 checkpoint; Ray tasks measure the trained model on calibration and test images.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +25,8 @@ from dvt.exits import PLAIN, Confidence, ExitScores
 from dvt.train.checkpoint import load_model
 from dvt.train.errors import CheckpointError, TrainingError
 from dvt.train.evaluate import predict_images, score_images
-from dvt.train.loop import BEST_METRIC, Worker, count_steps_per_epoch, train_cascade
+from dvt.train.loop import BEST_METRIC, OnScores, Worker, count_steps_per_epoch, train_cascade
+from dvt.train.past_run import CHECKPOINTS, remove_orphans
 from dvt.train.sink import MetricSink, MetricSinkFactory
 from dvt.train.storage import RunFolder
 
@@ -35,8 +35,6 @@ Part = Literal["calibration", "test"]
 
 # Starting the workers again would meet the same error again.
 FATAL = (ConfigError, DataError, CheckpointError, TrainingError)
-CHECKPOINTS = "checkpoints"
-SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train 2.60's list of the checkpoints it has committed
 
 
 @dataclass(frozen=True)
@@ -61,13 +59,16 @@ def summarize_data(recipe: Recipe) -> DataSummary:
     return _on_cluster(recipe, 1, _summarize, to_dict(recipe))[0]
 
 
-def train_on_cluster(recipe: Recipe, folder: RunFolder, make_sink: MetricSinkFactory) -> ray_train.Checkpoint:
+def train_on_cluster(
+    recipe: Recipe, folder: RunFolder, make_sink: MetricSinkFactory, on_scores: OnScores | None = None
+) -> ray_train.Checkpoint:
     """Train a recipe, going on where an earlier try of the same run ended.
 
     Args:
         recipe: The run.
         folder: Keeps its checkpoints.
         make_sink: Called on the driver's node to make the sink that metrics go to.
+        on_scores: Makes more metrics of each epoch's scores, in the first worker.
 
     Returns:
         The checkpoint with the highest calibration accuracy, averaged over exits.
@@ -77,15 +78,15 @@ def train_on_cluster(recipe: Recipe, folder: RunFolder, make_sink: MetricSinkFac
         DataError: If the images cannot be used.
         TrainingError: If the workers failed more often than `cluster.max_failures`, or the loss is no number.
     """
-    _remove_orphans(folder)
+    remove_orphans(folder)
     cluster = recipe.cluster
     trainer = _Trainer(
         _train_worker,
-        train_loop_config=to_dict(recipe),
+        train_loop_config={"recipe": to_dict(recipe), "on_scores": on_scores},
         scaling_config=ray_train.ScalingConfig(
             num_workers=cluster.num_workers,
             use_gpu=cluster.use_gpu,
-            resources_per_worker={"CPU": cluster.cpus_per_worker} | ({"GPU": 1} if cluster.use_gpu else {}),
+            resources_per_worker=cluster.worker_resources,
         ),
         run_config=ray_train.RunConfig(
             name=CHECKPOINTS,
@@ -194,10 +195,10 @@ class _SinkCallback(UserCallback):
 
 
 def _train_worker(config: dict[str, Any]) -> None:
-    recipe = recipe_from_dict(config)
+    recipe = recipe_from_dict(config["recipe"])
     context = ray_train.get_context()
     worker = Worker(get_device(), context.get_world_rank(), context.get_world_size())
-    train_cascade(recipe, open_data(recipe.data, recipe.cascade), worker, _RayReporter())
+    train_cascade(recipe, open_data(recipe.data, recipe.cascade), worker, _RayReporter(), config["on_scores"])
 
 
 def _summarize(tree: dict[str, Any], shard: int, num_shards: int) -> DataSummary:
@@ -225,7 +226,8 @@ def _look_at_shard(
 def _on_cluster(recipe: Recipe, num_shards: int, work: Callable[..., T], *args: Any) -> list[T]:
     """Run `work` as one Ray task a shard, each with a worker's resources."""
     task: Any = ray.remote(work)
-    task = task.options(num_cpus=recipe.cluster.cpus_per_worker, num_gpus=1 if recipe.cluster.use_gpu else 0)
+    resources = recipe.cluster.worker_resources
+    task = task.options(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0))
     try:
         done: list[T] = ray.get([task.remote(*args, shard, num_shards) for shard in range(num_shards)])
     except RayTaskError as error:
@@ -273,28 +275,3 @@ def _arrow_filesystem(folder: RunFolder) -> pyarrow.fs.FileSystem | None:
     if folder.is_local:
         return None
     return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(folder.filesystem))
-
-
-def _remove_orphans(folder: RunFolder) -> None:
-    """Remove checkpoints that were being written when a driver died: Ray Train neither lists nor removes them."""
-    path, filesystem = f"{folder.path}/{CHECKPOINTS}", folder.filesystem
-    if not filesystem.exists(path):
-        return
-    kept = _committed(folder) if folder.has(f"{CHECKPOINTS}/{SNAPSHOT}") else set()
-    for entry in filesystem.ls(path, detail=False):
-        name = entry.rstrip("/").split("/")[-1]
-        if name.startswith("checkpoint_") and name != SNAPSHOT and name not in kept:
-            filesystem.rm(entry, recursive=True)
-
-
-def _committed(folder: RunFolder) -> set[str]:
-    """Names of the checkpoint folders that Ray Train knows to be complete."""
-    try:
-        snapshot = json.loads(folder.read(f"{CHECKPOINTS}/{SNAPSHOT}"))
-        results = [*snapshot["checkpoint_results"], snapshot["latest_checkpoint_result"]]
-        return {result["checkpoint_dir_name"] for result in results if result is not None}
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{folder.address}/{CHECKPOINTS}/{SNAPSHOT} must list the run's checkpoints, got a file that cannot be "
-            f"read; restore it, or choose a new run.name and set train.init_from to one of the folders beside it"
-        ) from error

@@ -7,6 +7,7 @@ A run's folder holds `recipe.yaml` (what was asked for), `run.json` (the MLflow 
 import json
 import os
 import re
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import fsspec
 import yaml
 from fsspec import AbstractFileSystem
 
-from dvt.config import ConfigError, Problem, Recipe, RunConfig, recipe_to_yaml, to_dict
+from dvt.config import ConfigError, Problem, Recipe, RunConfig, flatten, to_dict, yaml_text
 
 try:
     import fcntl
@@ -85,6 +86,28 @@ class RunFolder:
         self.write(FINISHED, json.dumps(results, indent=2))
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a folder is for; another command that asks for the same goes on with it.
+
+    Attributes:
+        stem: Names the folder, with a number behind it.
+        file: Keeps `tree` in the folder, as YAML.
+        tree: What is asked for.
+        free: Dotted paths that make no difference, with all that is below them.
+    """
+
+    stem: str
+    file: str
+    tree: Mapping[str, Any]
+    free: tuple[str, ...]
+
+    @property
+    def noun(self) -> str:
+        """What it is called."""
+        return self.file.removesuffix(".yaml")
+
+
 def open_run_folder(recipe: Recipe, run: RunConfig) -> RunFolder:
     """The folder of the newest unfinished run of this recipe, or of a new run.
 
@@ -95,13 +118,26 @@ def open_run_folder(recipe: Recipe, run: RunConfig) -> RunFolder:
     Raises:
         ConfigError: If the storage cannot be used, or the named run is finished or of another recipe.
     """
+    return open_folder(Asked(recipe.name, RECIPE, to_dict(recipe), free=("run",)), run)
+
+
+def open_folder(asked: Asked, run: RunConfig) -> RunFolder:
+    """The newest unfinished folder of what is asked for, or a new one; held by this process until it ends.
+
+    Args:
+        asked: What it is for.
+        run: Where to look, and the folder's name if it has one.
+
+    Raises:
+        ConfigError: If the storage cannot be used, or the named folder is finished or of something else.
+    """
     try:
         # Other processes write here too, and a listing that s3fs 2026.9 has kept would hide what they wrote.
         filesystem, root = fsspec.core.url_to_fs(run.storage_path, use_listings_cache=False)
         filesystem.makedirs(root, exist_ok=True)
         if run.name is not None:
-            return _open_named(filesystem, root, run.name, recipe)
-        return _open_newest(filesystem, root, recipe)
+            return _open_named(filesystem, root, run.name, asked)
+        return _open_newest(filesystem, root, asked)
     except (OSError, ImportError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
@@ -109,44 +145,44 @@ def open_run_folder(recipe: Recipe, run: RunConfig) -> RunFolder:
         raise ConfigError([Problem("run.storage_path", rule)]) from error
 
 
-def _open_named(filesystem: AbstractFileSystem, root: str, name: str, recipe: Recipe) -> RunFolder:
+def _open_named(filesystem: AbstractFileSystem, root: str, name: str, asked: Asked) -> RunFolder:
     if name in ("", ".", "..") or "/" in name or "\\" in name:
         raise ConfigError([Problem("run.name", f"must be a folder's name without slashes, got {name!r}")])
     folder = RunFolder(filesystem, f"{root}/{name}", name)
     if folder.has(FINISHED):
         rule = f"must name a new or an unfinished run, got {name}, which is finished; choose another name"
         raise ConfigError([Problem("run.name", rule)])
-    if folder.has(RECIPE) and not _is_same(folder, recipe):
-        rule = f"must name a run of this recipe, got {name}, whose {RECIPE} differs; choose another name"
+    if folder.has(asked.file) and not _is_same(folder, asked):
+        rule = f"must name a run of this {asked.noun}, got {name}, whose {asked.file} differs; choose another name"
         raise ConfigError([Problem("run.name", rule)])
-    locked = _begin(folder, recipe)
+    locked = _begin(folder, asked)
     if locked is None:
         rule = f"must name a run that nobody drives, got {name}, which another process holds; wait for it to end"
         raise ConfigError([Problem("run.name", rule)])
     return locked
 
 
-def _open_newest(filesystem: AbstractFileSystem, root: str, recipe: Recipe) -> RunFolder:
-    pattern = re.compile(rf"{re.escape(recipe.name)}-(\d+)")
+def _open_newest(filesystem: AbstractFileSystem, root: str, asked: Asked) -> RunFolder:
+    pattern = re.compile(rf"{re.escape(asked.stem)}-(\d+)")
     paths = filesystem.ls(root, detail=False) if filesystem.exists(root) else []  # an empty prefix of a bucket is none
     found = {int(match[1]): match[0] for path in paths if (match := pattern.fullmatch(path.rstrip("/").split("/")[-1]))}
     for number in sorted(found, reverse=True):
         folder = RunFolder(filesystem, f"{root}/{found[number]}", found[number])
-        if folder.has(RECIPE) and not folder.has(FINISHED) and _is_same(folder, recipe):
-            locked = _begin(folder, recipe)
+        if folder.has(asked.file) and not folder.has(FINISHED) and _is_same(folder, asked):
+            locked = _begin(folder, asked)
             if locked is not None:
                 return locked
     number = max(found, default=0)
     while True:  # two drivers that start at once take two numbers
         number += 1
-        name = f"{recipe.name}-{number:03d}"
+        name = f"{asked.stem}-{number:03d}"
         folder = RunFolder(filesystem, f"{root}/{name}", name)
-        locked = None if folder.has(RECIPE) else _begin(folder, recipe)
+        locked = None if folder.has(asked.file) else _begin(folder, asked)
         if locked is not None:
             return locked
 
 
-def _begin(folder: RunFolder, recipe: Recipe) -> RunFolder | None:
+def _begin(folder: RunFolder, asked: Asked) -> RunFolder | None:
     """Take the folder for this process; None if another process holds it, or made it another run meanwhile."""
     folder.filesystem.makedirs(folder.path, exist_ok=True)
     with ExitStack() as held:
@@ -158,19 +194,27 @@ def _begin(folder: RunFolder, recipe: Recipe) -> RunFolder | None:
             except BlockingIOError:
                 return None
             os.set_inheritable(lock.fileno(), False)
-        if not folder.has(RECIPE):
-            folder.write(RECIPE, recipe_to_yaml(recipe))
-        elif folder.has(FINISHED) or not _is_same(folder, recipe):
+        if not folder.has(asked.file):
+            folder.write(asked.file, yaml_text.dump(asked.tree))
+        elif folder.has(FINISHED) or not _is_same(folder, asked):
             return None
         held.pop_all()  # held until the process ends, whichever way
     return replace(folder, lock=lock)
 
 
-def _is_same(folder: RunFolder, recipe: Recipe) -> bool:
-    """Whether a run's recipe is the one asked for; what cannot be read as a recipe is another one."""
-    asked = to_dict(recipe)
+def _is_same(folder: RunFolder, asked: Asked) -> bool:
+    """Whether a folder is for what is asked for; what cannot be read is for something else."""
     try:
-        kept = yaml.safe_load(folder.read(RECIPE))
+        kept = yaml.safe_load(folder.read(asked.file))
     except (yaml.YAMLError, UnicodeDecodeError):
         return False
-    return isinstance(kept, dict) and {**kept, "run": None} == {**asked, "run": None}
+    return isinstance(kept, dict) and _bound(kept, asked.free) == _bound(asked.tree, asked.free)
+
+
+def _bound(tree: Mapping[str, Any], free: Sequence[str]) -> dict[str, Any]:
+    """What makes a difference, by dotted path."""
+    return {
+        path: value
+        for path, value in flatten(dict(tree)).items()
+        if not any(f"{path}.".startswith(f"{each}.") for each in free)
+    }

@@ -104,7 +104,7 @@ UNUSUAL = Recipe(
         init_from="2026-01-02",
         log_every_steps=1,
     ),
-    cluster=ClusterConfig(num_workers=2, use_gpu=True, cpus_per_worker=0.5, max_failures=0),
+    cluster=ClusterConfig(num_workers=2, use_gpu=True, cpus_per_worker=0.5, gpus_per_worker=0.25, max_failures=0),
     exits=ExitsConfig(
         budgets_macs=(1e9, 2.5e9), static_reference=True, confidence="margin", tolerated_loss=0.01, guarantee_level=0.9
     ),

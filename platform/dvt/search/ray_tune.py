@@ -1,0 +1,232 @@
+"""Searching on a Ray cluster through Ray Tune: trials side by side, stopped early, started again where they failed.
+
+The Optuna study (`study.py`) is the one memory: Tune is given its candidates and tells it what became of them, so that
+a search that was interrupted in any way goes on from the study and the trials' own folders, not from Tune's.
+"""
+
+import logging
+import os
+import tempfile
+from collections import namedtuple
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Protocol
+
+import ray
+from ray import tune
+from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from dvt.config import ClusterConfig, Recipe, recipe_from_dict, to_dict
+from dvt.search.choices import BudgetRange
+from dvt.search.space import Space
+from dvt.search.study import Candidate, CandidateStudy
+from dvt.search.trial import FrontKeeper, exit_costs, metrics_of, read_epochs, train_alone, trial_folder
+from dvt.train.ray_train import FATAL, train_on_cluster
+from dvt.train.storage import RunFolder
+
+_METRIC, _EPOCH, _FAILED = "hypervolume", "epoch", "failed"
+# A trial of several workers only waits for them: it must take no core from them, and Tune 2.60 refuses to reserve none.
+_NEXT_TO_NOTHING = {"memory": 1.0}
+_Known = namedtuple("_Known", "trial_id")
+
+
+class SearchObserver(Protocol):
+    """Told on the driver how a search goes."""
+
+    def started(self, candidate: Candidate) -> None:
+        """A trial begins, or goes on."""
+
+    def measured(self, candidate: Candidate, metrics: Mapping[str, float]) -> None:
+        """A trial ended an epoch; `metrics` as of `metrics_of`."""
+
+    def ended(self, candidate: Candidate, state: str, why: str) -> None:
+        """A trial is `finished`, was `stopped` early or has `failed`."""
+
+
+def search_on_cluster(space: Space, folder: RunFolder, study: CandidateStudy, observer: SearchObserver) -> None:
+    """Train candidates until there are as many as the space asks for, going on where an earlier try ended.
+
+    Args:
+        space: What is searched, and how.
+        folder: The search's; keeps the trials.
+        study: Suggests candidates.
+        observer: Told how it goes.
+
+    Raises:
+        SmallClusterError: If not a single trial has room on the cluster.
+    """
+    _be_quiet()
+    cluster, total_epochs = space.base.cluster, space.base.optimizer.total_epochs
+    parallel = min(room_for(cluster), space.search.max_parallel or space.search.num_trials)
+    searcher = _StudySearcher(study, observer, total_epochs)
+    trainable = partial(_run_trial, folder=trial_root(folder), budgets=space.budgets)
+    with tempfile.TemporaryDirectory(prefix="dvt-tune-") as scratch:
+        tune.Tuner(
+            tune.with_resources(trainable, tune.PlacementGroupFactory([trial_resources(cluster)])),
+            tune_config=tune.TuneConfig(
+                num_samples=space.search.num_trials,
+                search_alg=searcher,
+                scheduler=_scheduler(space, folder, study),
+                max_concurrent_trials=parallel,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name=folder.name,
+                storage_path=scratch,  # Tune's own records; ours outlive them
+                failure_config=tune.FailureConfig(max_failures=cluster.max_failures),
+                verbose=0,
+            ),
+        ).fit()
+
+
+class SmallClusterError(RuntimeError):
+    """Not a single trial has room on the cluster."""
+
+
+def room_for(cluster: ClusterConfig) -> int:
+    """How many trials the cluster's nodes have room for at a time, so that none waits for what others hold.
+
+    Raises:
+        SmallClusterError: If it is none.
+    """
+    need = cluster.worker_resources
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    workers = sum(min(int(node.get(name, 0) / amount + 1e-9) for name, amount in need.items()) for node in nodes)
+    if workers < cluster.num_workers:
+        told = ", ".join(f"{amount:g} {name}" for name, amount in need.items())
+        raise SmallClusterError(
+            f"the cluster must have room for the {cluster.num_workers} workers of a trial with {told} each, got room "
+            f"for {workers}; add nodes or lower base.cluster.num_workers"
+        )
+    return workers // cluster.num_workers
+
+
+def trial_resources(cluster: ClusterConfig) -> dict[str, float]:
+    """What Tune reserves for a trial: all of a single worker; several are reserved by Ray Train."""
+    return cluster.worker_resources if cluster.num_workers == 1 else _NEXT_TO_NOTHING
+
+
+def trial_root(folder: RunFolder) -> RunFolder:
+    """The search's folder as other processes hold it."""
+    return RunFolder(folder.filesystem, folder.path, folder.name)
+
+
+class _StudySearcher(Searcher):
+    """Tune's view of the study."""
+
+    def __init__(self, study: CandidateStudy, observer: SearchObserver, total_epochs: int) -> None:
+        super().__init__(metric=_METRIC, mode="max")
+        self._study, self._observer, self._total_epochs = study, observer, total_epochs
+        self._live: dict[str, Candidate] = {}
+        self._epochs: dict[int, int] = {}  # the last one that was told, by number
+
+    def suggest(self, trial_id: str) -> Any:
+        candidate = self._study.next()
+        if candidate is None:
+            return Searcher.FINISHED
+        self._live[trial_id] = candidate
+        self._observer.started(candidate)
+        return {"number": candidate.number, "recipe": to_dict(candidate.recipe)}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self._note(self._live[trial_id], result)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        candidate = self._live.pop(trial_id)
+        self._note(candidate, result or {})  # Tune tells the result that a trial is stopped for here alone
+        state, why = self._tell(candidate.number, result or {}, error)
+        self._observer.ended(candidate, state, why)
+
+    def _note(self, candidate: Candidate, result: Mapping[str, Any]) -> None:
+        """Keep an epoch's metrics, unless they are known."""
+        if _METRIC in result and self._epochs.get(candidate.number, 0) < result[_EPOCH]:
+            self._epochs[candidate.number] = int(result[_EPOCH])
+            self._study.report(candidate.number, int(result[_EPOCH]), result[_METRIC])
+            self._observer.measured(candidate, result)
+
+    def _tell(self, number: int, result: Mapping[str, Any], error: bool) -> tuple[str, str]:
+        why = str(result.get(_FAILED, "")) or ("its process failed too often" if error or _METRIC not in result else "")
+        if why:
+            self._study.fail(number, why)
+            return "failed", why
+        if int(result[_EPOCH]) < self._total_epochs:
+            self._study.stop(number)
+            return "stopped", ""
+        self._study.finish(number, result)
+        return "finished", ""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study is kept already."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing."""
+
+
+def _scheduler(space: Space, folder: RunFolder, study: CandidateStudy) -> TrialScheduler:
+    """Asynchronous successive halving that knows what earlier tries of the search measured."""
+    config, total = space.search, space.base.optimizer.total_epochs
+    if not config.is_pruned:
+        return FIFOScheduler()
+    scheduler = ASHAScheduler(
+        time_attr=_EPOCH,
+        metric=_METRIC,
+        mode="max",
+        max_t=total,
+        grace_period=min(config.grace_epochs, total),
+        reduction_factor=config.reduction_factor,
+    )
+    controller: Any = None  # it is not asked for anything (Ray 2.60)
+    for candidate, trial in study.candidates():
+        if trial.state.is_finished():
+            known: Any = _Known(f"trial {candidate.number}")
+            scheduler.on_trial_add(controller, known)
+            for epoch in read_epochs(trial_folder(folder, candidate.number)):
+                scheduler.on_trial_result(controller, known, metrics_of(epoch))
+    return scheduler
+
+
+def _run_trial(config: dict[str, Any], folder: RunFolder, budgets: BudgetRange) -> None:
+    """One trial, in a process of its own on any node."""
+    recipe, place = recipe_from_dict(config["recipe"]), trial_folder(folder, config["number"])
+    past = read_epochs(place)
+    if past:  # what was measured may not have been told when the trial was cut off
+        tune.report(metrics_of(past[-1]))
+        if past[-1].epoch >= recipe.optimizer.total_epochs:
+            return
+    try:
+        _train(recipe, place, FrontKeeper(place, recipe, budgets, exit_costs(recipe, budgets, place)))
+    except FATAL as error:  # would come again
+        tune.report({_FAILED: str(error)})
+
+
+def _train(recipe: Recipe, place: RunFolder, keeper: FrontKeeper) -> None:
+    if recipe.cluster.num_workers == 1:
+        train_alone(recipe, place, keeper, lambda metrics: tune.report(dict(metrics)))
+    else:
+        train_on_cluster(recipe, place, partial(_TuneSink, TuneReportCallback()), keeper.start_clock())
+
+
+class _TuneSink:
+    """Hands each epoch's metrics from Ray Train's controller to the trial that waits for it."""
+
+    def __init__(self, callback: TuneReportCallback) -> None:
+        self._callback = callback
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        if _METRIC in metrics:
+            self._callback.after_report(None, [dict(metrics)], None)  # type: ignore[arg-type]  # it reads no context
+
+    def close(self) -> None:
+        """Nothing is held back."""
+
+
+def _be_quiet() -> None:
+    """Leave what is printed, Ctrl-C and rows without the metric to this project (Ray 2.60)."""
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    for name in ("ray.tune", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,0 +1,182 @@
+"""One trial: a candidate trained to the end or until it is stopped, with its front measured after each epoch.
+
+A trial's folder holds `epochs/<epoch>.json`, what it was worth then, and its checkpoints. A trial that is run again
+goes on from the last one: nothing that was measured is lost, and at most one epoch is trained twice.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dvt.config import Recipe
+from dvt.data import open_data
+from dvt.exits import ExitScores
+from dvt.inference import measure_latency
+from dvt.models import Cascade, macs_per_exit
+from dvt.search.choices import BudgetRange
+from dvt.search.objective import EpochFront, hypervolume, point_within, validation_front
+from dvt.train.loop import Worker, train_cascade
+from dvt.train.past_run import best_checkpoint, local_checkpoint
+from dvt.train.storage import RunFolder
+
+EPOCHS, LATEST, COSTS = "epochs", "latest.json", "costs.json"
+Report = Callable[[Mapping[str, float]], None]
+
+
+def trial_folder(search: RunFolder, number: int) -> RunFolder:
+    """The folder of a trial below its search's; not held by a process, so that it can be sent to another."""
+    return replace(search.child(f"trials/{number:04d}"), lock=None)
+
+
+def read_epochs(folder: RunFolder) -> tuple[EpochFront, ...]:
+    """What a trial was worth after each epoch so far."""
+    place = f"{folder.path}/{EPOCHS}"
+    if not folder.filesystem.exists(place):
+        return ()
+    names = sorted(path.rpartition("/")[2] for path in folder.filesystem.ls(place, detail=False))
+    return tuple(_read_epoch(folder, name) for name in names if name.endswith(".json"))
+
+
+def metrics_of(epoch: EpochFront) -> dict[str, float]:
+    """What a searcher and a scheduler are told of an epoch."""
+    return {name: getattr(epoch, name) for name in ("epoch", "hypervolume", "top1", "macs", "train_s")}
+
+
+class FrontKeeper:
+    """Makes a front of each epoch's scores and keeps it in the trial's folder; the loop's `OnScores`.
+
+    Args:
+        folder: The trial's.
+        recipe: The candidate.
+        budgets: Those that count.
+        costs: (E,), what an image costs that leaves at each exit, in the budgets' unit.
+    """
+
+    def __init__(self, folder: RunFolder, recipe: Recipe, budgets: BudgetRange, costs: Sequence[float]) -> None:
+        self._folder = folder
+        self._num_workers = recipe.cluster.num_workers
+        self._budgets = budgets
+        self._costs = tuple(costs)
+        past = read_epochs(folder)
+        self._spent_s = past[-1].train_s if past else 0.0
+        self._asked: float | None = None
+
+    def __call__(self, scores: ExitScores, epoch: int) -> dict[str, float]:
+        """The epoch's metrics, kept with its front."""
+        now = time.time()
+        if self._asked is not None:
+            self._spent_s += (now - self._asked) * self._num_workers
+        self._asked = now
+        front, high = validation_front(scores, self._costs), self._budgets.high
+        best = point_within(front, high)
+        measured = EpochFront(
+            epoch=epoch,
+            hypervolume=hypervolume(front.points, self._budgets.low, high),
+            top1=best.accuracy if best else 0.0,
+            macs=best.macs if best else high,
+            train_s=self._spent_s,
+            front=front,
+        )
+        self._folder.filesystem.makedirs(f"{self._folder.path}/{EPOCHS}", exist_ok=True)
+        self._folder.write(f"{EPOCHS}/{epoch:05d}.json", json.dumps(measured.to_dict()))
+        return metrics_of(measured)
+
+    def start_clock(self) -> "FrontKeeper":
+        """Count seconds from now on."""
+        self._asked = time.time()
+        return self
+
+
+def exit_costs(recipe: Recipe, budgets: BudgetRange, folder: RunFolder) -> tuple[float, ...]:
+    """What an image costs that leaves at each exit, (E,): multiply-adds, or milliseconds of an image by itself.
+
+    Milliseconds are measured here, once a trial: they are kept in its folder.
+    """
+    if budgets.unit == "macs":
+        return tuple(map(float, macs_per_exit(recipe.cascade)))
+    if not folder.has(COSTS):
+        profile = measure_latency(Cascade(recipe.cascade).to(trial_device(recipe)), batch_sizes=(1,))
+        folder.write(COSTS, json.dumps([1000 * seconds for seconds in profile.seconds_per_exit(1)]))
+    return tuple(map(float, json.loads(folder.read(COSTS))))
+
+
+def trial_device(recipe: Recipe) -> torch.device:
+    """Where a worker of a trial computes."""
+    return torch.device("cuda" if recipe.cluster.use_gpu else "cpu")
+
+
+def train_alone(recipe: Recipe, folder: RunFolder, keeper: FrontKeeper, report: Report) -> None:
+    """Train a trial of one worker in this process, from its last checkpoint on.
+
+    Args:
+        recipe: The candidate.
+        folder: The trial's.
+        keeper: Measures each epoch.
+        report: Told each epoch's metrics once its checkpoint is kept; may end the process.
+    """
+    data = open_data(recipe.data, recipe.cascade)
+    train_cascade(recipe, data, Worker(trial_device(recipe)), _FolderReporter(folder, report), keeper.start_clock())
+
+
+class _FolderReporter:
+    """The loop's `Reporter` over a trial's folder: keeps the last checkpoint, complete or not there."""
+
+    def __init__(self, folder: RunFolder, report: Report) -> None:
+        self._folder = folder
+        self._report = report
+
+    @contextmanager
+    def latest(self) -> Iterator[Path | None]:
+        if not self._folder.has(LATEST):
+            yield None
+            return
+        with local_checkpoint(self._folder, str(json.loads(self._folder.read(LATEST))["checkpoint"])) as place:
+            yield place
+
+    def report(self, metrics: Mapping[str, float], step: int, checkpoint: Path | None) -> None:
+        if checkpoint is None:
+            return
+        self._keep(f"{int(metrics['epoch']):05d}", checkpoint)
+        self._report(metrics)
+
+    def _keep(self, name: str, checkpoint: Path) -> None:
+        filesystem, root = self._folder.filesystem, f"{self._folder.path}/checkpoints"
+        filesystem.makedirs(root, exist_ok=True)
+        place = f"{root}/{name}"
+        if filesystem.exists(place):  # half of one, of a try that was killed
+            filesystem.rm(place, recursive=True)
+        if self._folder.is_local:
+            shutil.copytree(checkpoint, place)
+        else:
+            filesystem.put(f"{checkpoint}/", f"{place}/", recursive=True)
+        self._folder.write(LATEST, json.dumps({"checkpoint": name}))
+        for old in filesystem.ls(root, detail=False):
+            if old.rstrip("/").rpartition("/")[2] != name:
+                filesystem.rm(old, recursive=True)
+
+
+@contextmanager
+def trial_checkpoint(folder: RunFolder) -> Iterator[Path]:
+    """A finished trial's checkpoint as a local folder while the context lasts.
+
+    Raises:
+        CheckpointError: If it has none, or it cannot be read.
+    """
+    if folder.has(LATEST):
+        with local_checkpoint(folder, str(json.loads(folder.read(LATEST))["checkpoint"])) as place:
+            yield place
+    else:
+        with best_checkpoint(folder) as place:
+            yield place
+
+
+def _read_epoch(folder: RunFolder, name: str) -> EpochFront:
+    tree: dict[str, Any] = json.loads(folder.read(f"{EPOCHS}/{name}"))
+    return EpochFront.from_dict(tree)
