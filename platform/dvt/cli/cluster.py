@@ -19,11 +19,15 @@ class ClusterError(RuntimeError):
 
 
 @contextmanager
-def connected(config: ClusterConfig) -> Iterator[None]:
+def connected(config: ClusterConfig, has_dashboard: bool = False) -> Iterator[None]:
     """Be a driver of the cluster while the context lasts.
 
     The cluster is the one of RAY_ADDRESS or of a submitted job, else one that runs on this machine, else a new local
     Ray. The package is shipped with the job: nodes need not have it installed.
+
+    Args:
+        config: What a run asks for.
+        has_dashboard: Whether a new local Ray starts its dashboard, whose State API ends what stopped trials leave.
 
     Raises:
         ClusterError: If there is a cluster, but it does not let this process in.
@@ -40,7 +44,7 @@ def connected(config: ClusterConfig) -> Iterator[None]:
     }
     try:
         # Not address="auto", which would also join the private Ray of another command on this machine.
-        ray.init(include_dashboard=False, **settings)
+        ray.init(include_dashboard=has_dashboard, **settings)
     except (ConnectionError, AuthenticationError) as error:
         raise ClusterError(_unreachable(error)) from error
     try:

@@ -147,10 +147,29 @@ def _keep_front(run: _Run, report: FrontReport, bands: FrontBands) -> None:
 
 def _keep_model(run: _Run, best: Checkpoint, report: FrontReport, data: DataSummary) -> ModelRecord:
     """The best checkpoint as a model in MLflow, registered if the recipe asks for it."""
+    return register_checkpoint(run.recipe, run.record, best, report, data)
+
+
+def register_checkpoint(
+    recipe: Recipe, record: RunRecord, best: Checkpoint, report: FrontReport, data: DataSummary
+) -> ModelRecord:
+    """A checkpoint as a model in MLflow, registered as `dvt-<recipe>` with alias candidate if the recipe asks for it.
+
+    Args:
+        recipe: What it was trained with.
+        record: The run that trained it.
+        best: The checkpoint.
+        report: What it reached.
+        data: What it was trained on.
+
+    Raises:
+        CheckpointError: If it cannot be read.
+        TrackingError: If MLflow does not take it.
+    """
     with local_copy(best) as folder:
         checkpoint = load_checkpoint(folder)
         content = ModelContent(
-            recipe=run.recipe,
+            recipe=recipe,
             weights=checkpoint.weights,
             step=checkpoint.step,
             thresholds=report.threshold_table(),
@@ -158,11 +177,11 @@ def _keep_model(run: _Run, best: Checkpoint, report: FrontReport, data: DataSumm
             class_names=data.class_names,
             mean=data.mean,
             std=data.std,
-            crop_pct=served_crop_pct(run.recipe.data),
-            interpolation=run.recipe.data.interpolation,
+            crop_pct=served_crop_pct(recipe.data),
+            interpolation=recipe.data.interpolation,
         )
-        name = f"dvt-{run.recipe.name}" if run.recipe.run.is_registered else None
-        return log_and_register_model(run.record, content, registered_name=name)
+        name = f"dvt-{recipe.name}" if recipe.run.is_registered else None
+        return log_and_register_model(record, content, registered_name=name)
 
 
 def _places(run: _Run, model: ModelRecord) -> dict[str, str]:

@@ -28,7 +28,7 @@ def main(words: Sequence[str], default_recipe: Path | None = None) -> int:
         default_recipe: The recipe where the command line names none.
     """
     asked, overrides = _parse(words)
-    recipe = _at_home(load_recipe(asked.recipe or default_recipe, overrides))
+    recipe = at_home(load_recipe(asked.recipe or default_recipe, overrides))
     if asked.print_config:
         print(recipe_to_yaml(recipe), end="")
         return 0
@@ -70,7 +70,7 @@ def _parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return asked, overrides
 
 
-def _at_home(recipe: Recipe) -> Recipe:
+def at_home(recipe: Recipe) -> Recipe:
     """The recipe with local paths made absolute, as workers stand in other folders."""
     # The folder of a submitted job is a copy that Ray removes; what a run leaves must outlive it.
     is_job_copy = "runtime_resources" in Path.cwd().parts

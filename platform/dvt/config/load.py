@@ -45,7 +45,7 @@ def load_recipe(source: str | Path | Mapping[str, Any] | None, overrides: Sequen
     else:
         tree = yaml_text.read_fields(Path(source))
     problems = []
-    for item in _parse_overrides(overrides):
+    for item in parse_overrides(overrides):
         problem = item if isinstance(item, Problem) else _put(tree, *item)
         if problem is not None:
             problems.append(problem)
@@ -131,7 +131,8 @@ def flatten(tree: Mapping[str, Any], parent: str = "") -> dict[str, Any]:
     return flat
 
 
-def _parse_overrides(given: Sequence[str]) -> Iterator[tuple[str, Any] | Problem]:
+def parse_overrides(given: Sequence[str]) -> Iterator[tuple[str, Any] | Problem]:
+    """Dotted paths and values of a command line's `--path value` and `--path=value`; what is neither, as a problem."""
     words = list(given)
     while len(words) > 0:
         word = words.pop(0)

@@ -6,22 +6,23 @@ from pathlib import Path
 from typing import Any
 
 from dvt.config import ConfigError, Problem, Recipe, from_dict, load_recipe, recipe_from_dict, to_dict
+from dvt.config.load import parse_overrides
 from dvt.config.yaml_text import read_fields, spell
 from dvt.search.choices import SpaceFile
 from dvt.search.space import Space
 from dvt.search.training import TrainingChoice, training_choices
 
+_SEARCH = "--search."
 
-def load_space(
-    path: str | Path, base_overrides: Sequence[str] = (), settings: Mapping[str, Any] | None = None
-) -> Space:
+
+def load_space(path: str | Path, overrides: Sequence[str] = ()) -> Space:
     """Read a search space.
 
     Args:
         path: The YAML file. Where its `base` names a recipe, that is looked for from the folder above the file's, which
             is the repository for `search_spaces/NAME.yaml`.
-        base_overrides: Fields of the base recipe as a shell hands them over, such as `--data.root` and a folder.
-        settings: Fields of `search` in place of the file's.
+        overrides: Fields as a shell hands them over: of the base recipe, such as `--data.root` and a folder, and, with
+            `search` in front, of the search, such as `--search.sampler random`.
 
     Returns:
         The space, valid as a whole.
@@ -30,6 +31,7 @@ def load_space(
         ConfigError: With every problem of file, base and overrides; rules between them once each is valid by itself.
     """
     path = Path(path)
+    settings, base_overrides = _search_settings(overrides)
     tree = _merged(read_fields(path, "SPACE"), {"search": settings} if settings else {})
     return space_from_dict(tree, path.resolve().parent.parent, base_overrides)
 
@@ -70,6 +72,27 @@ def space_from_dict(tree: Mapping[str, Any], folder: Path, base_overrides: Seque
         first_points=_first_points(tree.get("first_points", ()), base),
         search=file.search,
     )
+
+
+def _search_settings(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Fields of the search, and the words that are left for the base recipe."""
+    own: list[str] = []
+    others: list[str] = []
+    is_own = False
+    for word in words:
+        if word.startswith("--"):
+            is_own = word.startswith(_SEARCH)
+        (own if is_own else others).append(word)
+    settings: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for pair in parse_overrides(own):
+        if isinstance(pair, Problem):
+            problems.append(pair)
+        else:
+            settings[pair[0].removeprefix("search.")] = pair[1]
+    if problems:
+        raise ConfigError(problems)
+    return settings, others
 
 
 def _load_base(given: Any, folder: Path, overrides: Sequence[str]) -> Recipe:

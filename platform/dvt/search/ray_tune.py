@@ -70,7 +70,7 @@ def search_on_cluster(space: Space, folder: RunFolder, study: CandidateStudy, ob
                 search_alg=searcher,
                 scheduler=_scheduler(space, folder, study),
                 max_concurrent_trials=parallel,
-                reuse_actors=True,
+                reuse_actors=cluster.num_workers == 1,  # a thread that waits for other workers cannot be ended
             ),
             run_config=tune.RunConfig(
                 name=folder.name,
@@ -156,6 +156,10 @@ class _StudySearcher(Searcher):
             return "stopped", ""
         self._study.finish(number, result)
         return "finished", ""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune 2.60 keeps a pickled copy to restore from, which is never done here."""
+        return {}
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study is kept already."""

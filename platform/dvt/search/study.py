@@ -148,7 +148,7 @@ class CandidateStudy:
             self.study.tell(trial, state=TrialState.PRUNED)  # to the sampler it is worse than any that was trained
             self._on_refused(trial.number, str(error))
             return None
-        twin = self._finished_twin(recipe)
+        twin = self._finished_twin(trial.params)
         if twin is not None:
             trial.set_user_attr(_TWIN, twin.number)
             self.study.tell(trial, twin.values)
@@ -162,12 +162,10 @@ class CandidateStudy:
             trial.suggest_float(BUDGET, self._space.budgets.low, self._space.budgets.high, log=True)
         return recipe
 
-    def _finished_twin(self, recipe: Recipe) -> FrozenTrial | None:
-        """A finished trial of the same recipe, where its values are this one's too."""
-        if self._config.objective == "pareto":
-            return None  # the same cascade at another budget has other values
+    def _finished_twin(self, params: Mapping[str, Any]) -> FrozenTrial | None:
+        """A finished trial of the same choices, whose values are this one's too."""
         for trial in self._trials():
-            if trial.state == TrialState.COMPLETE and self._space.recipe_of(trial.params) == recipe:
+            if trial.state == TrialState.COMPLETE and trial.params == params:
                 return trial
         return None
 

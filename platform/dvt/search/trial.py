@@ -23,7 +23,7 @@ from dvt.models import Cascade, macs_per_exit
 from dvt.search.choices import BudgetRange
 from dvt.search.objective import EpochFront, hypervolume, point_within, validation_front
 from dvt.train.loop import Worker, train_cascade
-from dvt.train.past_run import best_checkpoint, local_checkpoint
+from dvt.train.past_run import CHECKPOINTS, best_name, local_checkpoint
 from dvt.train.storage import RunFolder
 
 EPOCHS, LATEST, COSTS = "epochs", "latest.json", "costs.json"
@@ -137,7 +137,7 @@ class _FolderReporter:
         if not self._folder.has(LATEST):
             yield None
             return
-        with local_checkpoint(self._folder, str(json.loads(self._folder.read(LATEST))["checkpoint"])) as place:
+        with local_checkpoint(self._folder, checkpoint_name(self._folder)) as place:
             yield place
 
     def report(self, metrics: Mapping[str, float], step: int, checkpoint: Path | None) -> None:
@@ -147,7 +147,7 @@ class _FolderReporter:
         self._report(metrics)
 
     def _keep(self, name: str, checkpoint: Path) -> None:
-        filesystem, root = self._folder.filesystem, f"{self._folder.path}/checkpoints"
+        filesystem, root = self._folder.filesystem, f"{self._folder.path}/{CHECKPOINTS}"
         filesystem.makedirs(root, exist_ok=True)
         place = f"{root}/{name}"
         if filesystem.exists(place):  # half of one, of a try that was killed
@@ -162,19 +162,13 @@ class _FolderReporter:
                 filesystem.rm(old, recursive=True)
 
 
-@contextmanager
-def trial_checkpoint(folder: RunFolder) -> Iterator[Path]:
-    """A finished trial's checkpoint as a local folder while the context lasts.
+def checkpoint_name(folder: RunFolder) -> str:
+    """The checkpoint that a finished trial is measured by: its last, or the best where Ray Train keeps them.
 
     Raises:
-        CheckpointError: If it has none, or it cannot be read.
+        CheckpointError: If it has none.
     """
-    if folder.has(LATEST):
-        with local_checkpoint(folder, str(json.loads(folder.read(LATEST))["checkpoint"])) as place:
-            yield place
-    else:
-        with best_checkpoint(folder) as place:
-            yield place
+    return str(json.loads(folder.read(LATEST))["checkpoint"]) if folder.has(LATEST) else best_name(folder)
 
 
 def _read_epoch(folder: RunFolder, name: str) -> EpochFront:

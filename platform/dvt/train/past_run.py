@@ -28,10 +28,23 @@ def find_past_run(address: str) -> RunFolder | None:
     Raises:
         CheckpointError: If the storage cannot be reached.
     """
+    return find_past_folder(address, RECIPE)
+
+
+def find_past_folder(address: str, file: str) -> RunFolder | None:
+    """A folder that holds the file with what was asked for; None where there is none.
+
+    Args:
+        address: A path or an `s3://` address.
+        file: Its name.
+
+    Raises:
+        CheckpointError: If the storage cannot be reached.
+    """
     try:
         filesystem, path = fsspec.core.url_to_fs(address, use_listings_cache=False)
         folder = RunFolder(filesystem, path.rstrip("/"), path.rstrip("/").rpartition("/")[2])
-        return folder if folder.has(RECIPE) else None
+        return folder if folder.has(file) else None
     except (OSError, ImportError, ValueError) as error:
         raise CheckpointError(f"the run's storage must be readable, got {address} ({error})") from error
 
@@ -43,7 +56,7 @@ def best_checkpoint(folder: RunFolder) -> Iterator[Path]:
     Raises:
         CheckpointError: If the run has none yet, or it cannot be read.
     """
-    with local_checkpoint(folder, _best_name(folder)) as place:
+    with local_checkpoint(folder, best_name(folder)) as place:
         yield place
 
 
@@ -69,7 +82,7 @@ def local_checkpoint(folder: RunFolder, name: str) -> Iterator[Path]:
         yield local
 
 
-def _best_name(folder: RunFolder) -> str:
+def best_name(folder: RunFolder) -> str:
     """The checkpoint with the highest calibration accuracy, averaged over exits."""
     place = f"{folder.address}/{CHECKPOINTS}/{SNAPSHOT}"
     if not folder.has(f"{CHECKPOINTS}/{SNAPSHOT}"):

@@ -109,6 +109,11 @@ def train_on_cluster(
     return best
 
 
+def kept_checkpoint(folder: RunFolder, name: str) -> ray_train.Checkpoint:
+    """A checkpoint that a run keeps, to measure it on the cluster."""
+    return ray_train.Checkpoint(f"{folder.path}/{CHECKPOINTS}/{name}", _arrow_filesystem(folder))
+
+
 def score_on_cluster(
     recipe: Recipe, checkpoint: ray_train.Checkpoint, part: Part, confidence: Confidence = PLAIN
 ) -> ExitScores:

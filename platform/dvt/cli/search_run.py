@@ -1,0 +1,166 @@
+"""`dvt search run SPACE`: train candidates over the cluster, find the front of all, register the best."""
+
+import argparse
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ray.train import Checkpoint
+from rich.console import Console
+
+from dvt.cli.cluster import connected
+from dvt.cli.measured import measured_report
+from dvt.cli.pipeline import register_checkpoint
+from dvt.cli.search import space_file
+from dvt.cli.search_progress import SearchProgress, print_search
+from dvt.cli.search_record import SearchRecord
+from dvt.cli.search_report import keep_report
+from dvt.cli.summary import print_places, print_report
+from dvt.cli.train import at_home
+from dvt.exits import FrontReport, checked_budgets
+from dvt.models import macs_per_exit
+from dvt.search import Space, load_space
+from dvt.search.ray_tune import search_on_cluster
+from dvt.search.record import open_search_folder, open_study, read_result
+from dvt.search.results import SearchResult, TrialResult
+from dvt.search.study import Candidate
+from dvt.search.trial import checkpoint_name, trial_folder
+from dvt.tracking import ModelRecord, check_tracking, page_command, resolve_tracking_uri
+from dvt.train.ray_train import (
+    DataSummary,
+    kept_checkpoint,
+    predict_on_cluster,
+    score_on_cluster,
+    summarize_data,
+)
+from dvt.train.storage import RunFolder
+
+
+def run(words: Sequence[str], prog: str = "dvt search run", default_space: Path | None = None) -> int:
+    """Run the command; returns its exit code.
+
+    Args:
+        words: The command line behind `dvt search run`.
+        prog: What the command is called.
+        default_space: The space where the command line names none; None where it is the first argument.
+    """
+    space = _asked_space(words, prog, default_space)
+    uri = resolve_tracking_uri(space.base.run.tracking_uri, space.base.run.storage_path)
+    check_tracking(uri)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is told to stop ends as by Ctrl-C
+    console = Console()
+    with connected(space.base.cluster, has_dashboard=space.base.cluster.num_workers > 1):
+        data = summarize_data(space.base)
+        folder = open_search_folder(space, space.base.run)
+        with SearchRecord.opened(space, folder, uri) as record:
+            result = _search(space, folder, record, console)
+            print_search(console, result)
+            outcome = _finalists(space, folder, record, result, data, console)
+            places = keep_report(folder, result, record.parent)
+    if outcome is not None:
+        print_report(console, outcome.report)
+        places["model"] = f"{outcome.model.registered_name or 'not registered'} {outcome.model.version or ''}".strip()
+    places["MLflow run"] = f"{record.parent.run_id} at {record.parent.address}"
+    places["see it"] = page_command(record.parent)
+    print_places(console, places)
+    return 0
+
+
+def _search(space: Space, folder: RunFolder, record: SearchRecord, console: Console) -> SearchResult:
+    """Train candidates, showing how it goes."""
+    with SearchProgress.shown(console, folder.name, space) as progress:
+        study = open_study(space, folder, on_refused=progress.refused)
+        search_on_cluster(space, folder, study, _Both(record, progress))
+    return read_result(space, folder, study)
+
+
+@dataclass(frozen=True)
+class _Both:
+    """Tells the lasting record first, then the person who reads along."""
+
+    record: SearchRecord
+    progress: SearchProgress
+
+    def started(self, candidate: Candidate) -> None:
+        self.record.started(candidate)
+        self.progress.started(candidate)
+
+    def measured(self, candidate: Candidate, metrics: Any) -> None:
+        self.record.measured(candidate, metrics)
+        self.progress.measured(candidate, metrics)
+
+    def ended(self, candidate: Candidate, state: str, why: str) -> None:
+        self.record.ended(candidate, state, why)
+        self.progress.ended(candidate, state, why)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    report: FrontReport
+    model: ModelRecord
+
+
+def _finalists(
+    space: Space, folder: RunFolder, record: SearchRecord, result: SearchResult, data: DataSummary, console: Console
+) -> _Outcome | None:
+    """Measure what holds a point of the front on the test images, which nothing has touched before; register the best.
+
+    Returns:
+        What the trial of the largest hypervolume reached; None if no trial was trained to the end.
+    """
+    outcome = None
+    numbers = {point.trial for point in result.front} | ({result.best.number} if result.best else set())
+    for trial in (trial for trial in result.finished if trial.number in numbers):
+        console.print(f"{trial.recipe.name}: measuring on the test images", highlight=False)
+        checkpoint = _checkpoint(folder, trial)
+        report = _report(trial, checkpoint)
+        record.keep_front(trial, report)
+        if trial is result.best:
+            # Named by the space, so that each search of it makes another version of one model.
+            named = replace(trial.recipe, name=space.name)
+            outcome = _Outcome(report, register_checkpoint(named, record.of(trial.number), checkpoint, report, data))
+    return outcome
+
+
+def _checkpoint(folder: RunFolder, trial: TrialResult) -> Checkpoint:
+    place = trial_folder(folder, trial.number)
+    return kept_checkpoint(place, checkpoint_name(place))
+
+
+def _report(trial: TrialResult, checkpoint: Checkpoint) -> FrontReport:
+    recipe = trial.recipe
+    budgets = checked_budgets(macs_per_exit(recipe.cascade), recipe.exits.budgets_macs)
+    report, _ = measured_report(
+        recipe,
+        predict_on_cluster(recipe, checkpoint),
+        lambda confidence: score_on_cluster(recipe, checkpoint, "test", confidence),
+        budgets,
+        None,
+    )
+    return report
+
+
+def _asked_space(words: Sequence[str], prog: str, default: Path | None) -> Space:
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Search a space of cascades over the cluster. The same command run again goes on.",
+        epilog=(
+            "Other fields are those of the base recipe, such as --data.root FOLDER, and with --search. in front those "
+            "of the search, such as --search.sampler random."
+        ),
+        allow_abbrev=False,
+    )
+    if default is None:
+        parser.add_argument("space", metavar="SPACE", help="a file of search_spaces/, or its name there")
+    else:
+        parser.add_argument("--space", default=str(default), metavar="FILE", help="the search space (%(default)s)")
+    parser.add_argument("--trials", type=int, metavar="N", help="candidates to train (search.num_trials)")
+    parser.add_argument("--max-parallel", type=int, metavar="M", help="trials at a time (search.max_parallel)")
+    asked, others = parser.parse_known_args(words)
+    settings = {"num-trials": asked.trials, "max-parallel": asked.max_parallel}
+    for name, value in settings.items():
+        others += [] if value is None else [f"--search.{name}", str(value)]
+    space = load_space(space_file(asked.space), others)
+    return replace(space, base=at_home(space.base), first_points=tuple(map(at_home, space.first_points)))
