@@ -171,13 +171,18 @@ class Driver:
 
 @contextlib.contextmanager
 def driving(
-    words: list[str], *, cwd: Path, env: dict[str, str], python: Path | str = sys.executable
+    words: list[str],
+    *,
+    cwd: Path,
+    env: dict[str, str],
+    python: Path | str = sys.executable,
+    job: str = "train_imagenet.py",
 ) -> Iterator[Driver]:
-    """`jobs/train_imagenet.py` with `words`; ended with the context if it still runs."""
+    """A script of `jobs/` with `words`; ended with the context if it still runs."""
     handle, name = tempfile.mkstemp(suffix=".log", dir=cwd)
     with os.fdopen(handle, "w") as output:
         process = subprocess.Popen(
-            [str(python), str(ROOT / "jobs" / "train_imagenet.py"), *words],
+            [str(python), str(ROOT / "jobs" / job), *words],
             cwd=cwd, env=env, stdout=output, stderr=subprocess.STDOUT, text=True, start_new_session=True,
             # A shell that runs the tests in the background has SIGINT ignored, which children inherit.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),

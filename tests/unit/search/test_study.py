@@ -113,8 +113,9 @@ def test_a_stopped_trial_is_told_as_pruned_with_its_last_value(tmp_path: Path) -
     assert (trial.value, trial.intermediate_values) == (0.3, {1: 0.1, 2: 0.3})
 
 
-def test_a_known_recipe_is_not_trained_again(tmp_path: Path) -> None:
+def test_a_known_recipe_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A space of few cascades is exhausted rather than trained twice."""
+    monkeypatch.setattr("dvt.search.study.MOST_REFUSED", 120)
     words = ["--search.sampler", "random", "--search.num-trials", "1000"]
     space = load_space(ROOT / "search_spaces" / "reuse_ablation.yaml", words)
     study = CandidateStudy(space, f"sqlite:///{tmp_path}/study.db", NAME)

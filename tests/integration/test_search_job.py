@@ -1,0 +1,165 @@
+"""The search job from end to end: on a real Ray, with trials' processes and drivers killed under it."""
+
+import json
+import re
+import signal
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import optuna
+import pytest
+import yaml
+from mlflow import MlflowClient
+from optuna.trial import TrialState
+
+from dvt.config import load_recipe
+from dvt.search.record import read_search
+from dvt.search.trial import read_epochs, trial_folder
+from tests.integration.cluster import ROOT, RayCluster, driving
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+JOB = "search_architecture.py"
+EPOCHS = 3
+
+
+def tiny(*words: str, trials: int, workers: int = 1) -> list[str]:
+    return [
+        "--space", str(ROOT / "search_spaces" / "embedded.yaml"), "--trials", str(trials),
+        "--cascade.embed-dim", "16", "--cascade.depth", "3", "--cluster.num-workers", str(workers),
+        "--data.train-images", "512", "--data.calibration-images", "128", "--data.test-images", "64",
+        "--train.micro-batch-size", "32", "--train.ema-decay", "0.9",
+        "--optimizer.epochs", str(EPOCHS), "--optimizer.warmup-epochs", "0",
+        "--search.grace-epochs", "1", "--search.reduction-factor", "2", *words,
+    ]  # fmt: skip
+
+
+def search_folder(folder: Path) -> Path:
+    return folder / "runs" / "embedded-search-001"
+
+
+def given_out(folder: Path) -> dict[int, TrialState]:
+    """How the trials ended that were trained, by number."""
+    storage = f"sqlite:///{search_folder(folder) / 'study.db'}"
+    study = optuna.load_study(study_name="embedded-search-001", storage=storage)
+    return {trial.number: trial.state for trial in study.trials if "given" in trial.user_attrs}
+
+
+def started(text: str) -> Counter[int]:
+    """How often each trial was begun, or gone on with, in a driver's log."""
+    return Counter(int(number) for number in re.findall(r"trial (\d+): \d+x\d+", text))
+
+
+def measured(text: str) -> list[tuple[int, int]]:
+    """Trial and epoch of each measurement in a driver's log."""
+    return [(int(trial), int(epoch)) for trial, epoch in re.findall(rf"trial (\d+): epoch (\d+)/{EPOCHS} ", text)]
+
+
+def test_a_search_is_submitted_and_goes_on_with_more_trials(cluster: RayCluster, tmp_path: Path) -> None:
+    def submit(trials: int) -> str:
+        words = tiny("--run.storage-path", str(tmp_path / "runs"), trials=trials)
+        words[1] = "search_spaces/embedded.yaml"
+        done = subprocess.run(
+            [
+                *(str(cluster.python), "-m", "ray.scripts.scripts", "job", "submit"),
+                *("--address", cluster.jobs_address, "--working-dir", ".", "--", "python", f"jobs/{JOB}", *words),
+            ],
+            cwd=ROOT, env=cluster.env, capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    told = submit(trials=3)
+    states = given_out(tmp_path)
+    assert len(states) == 3
+    assert TrialState.COMPLETE in states.values()
+    folder = search_folder(tmp_path)
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
+    record = json.loads((folder / "run.json").read_text())
+    children = client.search_runs(
+        [record["experiment_id"]], f"tags.`mlflow.parentRunId` = '{record['run_id']}'", max_results=100
+    )
+    assert {int(run.data.tags["trial"]) for run in children} == set(states)
+    for run in children:
+        number = int(run.data.tags["trial"])
+        epochs = read_epochs(trial_folder(read_search(str(folder))[1], number))
+        history = client.get_metric_history(run.info.run_id, "search/hypervolume")
+        assert [point.value for point in history] == [epoch.hypervolume for epoch in epochs]
+        assert run.data.tags["search.state"] == {"COMPLETE": "finished", "PRUNED": "stopped"}[states[number].name]
+    version = client.get_model_version_by_alias("dvt-embedded", "candidate")
+    assert version.run_id in {run.info.run_id for run in children}
+    recipes = sorted((folder / "report" / "recipes").glob("*.yaml"))
+    assert recipes
+    for path in recipes:
+        number = int(path.stem.rpartition("-")[2])
+        assert states[number] == TrialState.COMPLETE
+        assert load_recipe(path).cascade.embed_dim == 16
+    assert (folder / "report" / "front.png").read_bytes().startswith(b"\x89PNG")
+
+    again = submit(trials=4)
+    assert set(started(again)) == set(given_out(tmp_path)) - set(states)
+    assert not set(started(again)) & set(started(told))
+    assert len(client.search_runs([record["experiment_id"]], "tags.search LIKE 'embedded-search-%'")) == 4
+
+
+def test_killed_trials_and_drivers_lose_nothing_but_what_was_in_flight(cluster: RayCluster, tmp_path: Path) -> None:
+    words = tiny("--max-parallel", "2", "--search.is-pruned", "false", trials=5)
+    with driving(words, cwd=tmp_path, env=cluster.env, python=cluster.python, job=JOB) as driver:
+        driver.wait_for(f"epoch 1/{EPOCHS}")
+        cluster.processes("ray::ImplicitFunc")[0].send_signal(signal.SIGKILL)
+        driver.wait_for("trial 2: 2")
+        driver.process.send_signal(signal.SIGKILL)
+        driver.finish()
+        first = driver.text
+    ended = {number for number, state in given_out(tmp_path).items() if state == TrialState.COMPLETE}
+    with driving(words, cwd=tmp_path, env=cluster.env, python=cluster.python, job=JOB) as driver:
+        assert driver.finish() == 0, driver.text
+        second = driver.text
+    states = given_out(tmp_path)
+    assert list(states.values()) == [TrialState.COMPLETE] * 5
+    assert not set(started(second)) & ended
+    _space, folder = read_search(str(search_folder(tmp_path)))
+    for number in states:
+        epochs = [epoch.epoch for epoch in read_epochs(trial_folder(folder, number))]
+        assert epochs == list(range(1, EPOCHS + 1))
+    # What was measured before is told at most once more: no epoch before the last checkpoint was trained again.
+    twice = Counter(measured(first) + measured(second))
+    assert all(count <= 2 for count in twice.values())
+    assert sum(count - 1 for count in twice.values()) <= 2
+
+
+def test_more_trials_than_fit_wait_for_one_another(cluster: RayCluster, tmp_path: Path) -> None:
+    """Trials of two workers each on three cores: one at a time, whatever is asked for."""
+    words = tiny("--max-parallel", "4", "--search.is-pruned", "false", trials=2, workers=2)
+    with driving(words, cwd=tmp_path, env=cluster.env, python=cluster.python, job=JOB) as driver:
+        assert driver.finish() == 0, driver.text
+    assert list(given_out(tmp_path).values()) == [TrialState.COMPLETE] * 2
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"cascade": {"token_gridz": [2]}}, "cascade.token_gridz must be a known field, got 'token_gridz'"),
+        ({"cascade": {"token_grids": [4, 2]}}, "cascade.token_grids must be strictly increasing, got 4, 2"),
+        (
+            {"constraints": {"max_parameters": 10}},
+            "constraints must leave a cascade, got none within max_macs 12000000, max_parameters 10",
+        ),
+        ({"budgets": {"min_macs": 1000}}, "budgets.min_macs must be at least"),
+    ],
+)
+def test_a_bad_space_is_told_before_anything_is_started(
+    tmp_path: Path, change: dict[str, dict[str, object]], told: str
+) -> None:
+    tree = yaml.safe_load((ROOT / "search_spaces" / "embedded.yaml").read_text())
+    tree["base"] = {**tree["base"], "recipe": str(ROOT / "jobs" / "recipes" / "embedded.yaml")}
+    for section, fields in change.items():
+        tree[section] = {**tree.get(section, {}), **fields}
+    place = tmp_path / "space.yaml"
+    place.write_text(yaml.safe_dump(tree))
+    with driving(["--space", str(place)], cwd=tmp_path, env={"PATH": "", "HOME": str(tmp_path)}, job=JOB) as driver:
+        assert driver.finish() == 2
+    assert told in driver.text
+    assert not (tmp_path / "runs").exists()
