@@ -118,6 +118,34 @@ def running_cluster(num_cpus: int, env: Mapping[str, str] | None = None) -> Iter
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def joining_node(cluster: RayCluster, num_cpus: int) -> Iterator["subprocess.Popen[bytes]"]:
+    """One more node of the cluster, on this machine, while the context lasts; its raylet is a child of the process."""
+    log = cluster.folder / f"node-{secrets.token_hex(4)}.log"
+    command = [
+        *(str(cluster.python), "-m", "ray.scripts.scripts", "start", "--block", f"--address={cluster.gcs_address}"),
+        *("--node-ip-address=127.0.0.1", f"--num-cpus={num_cpus}"),
+    ]  # fmt: skip
+    with log.open("w") as output:
+        node = subprocess.Popen(
+            command,
+            env=cluster.env,
+            cwd=cluster.folder,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        end = time.monotonic() + START_TIMEOUT_S
+        while "Ray runtime started" not in log.read_text():
+            assert node.poll() is None, f"the node did not start:\n{log.read_text()}"
+            assert time.monotonic() < end, f"the node did not start in {START_TIMEOUT_S} s:\n{log.read_text()}"
+            time.sleep(0.2)
+        yield node
+    finally:
+        _end(node)
+
+
 def _wait_for(head: "subprocess.Popen[bytes]", log: Path, ports: list[int]) -> None:
     end = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < end:

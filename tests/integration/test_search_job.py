@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import optuna
+import psutil
 import pytest
 import yaml
 from mlflow import MlflowClient
@@ -16,7 +17,7 @@ from optuna.trial import TrialState
 from dvt.config import load_recipe
 from dvt.search.record import read_search
 from dvt.search.trial import read_epochs, trial_folder
-from tests.integration.cluster import ROOT, RayCluster, driving
+from tests.integration.cluster import ROOT, RayCluster, driving, joining_node, running_cluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -37,6 +38,14 @@ def tiny(*words: str, trials: int, workers: int = 1) -> list[str]:
 
 def search_folder(folder: Path) -> Path:
     return folder / "runs" / "embedded-search-001"
+
+
+def title(process: psutil.Process) -> str:
+    """What a process is called; empty if it has gone."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def given_out(folder: Path) -> dict[int, TrialState]:
@@ -128,6 +137,27 @@ def test_killed_trials_and_drivers_lose_nothing_but_what_was_in_flight(cluster: 
     twice = Counter(measured(first) + measured(second))
     assert all(count <= 2 for count in twice.values())
     assert sum(count - 1 for count in twice.values()) <= 2
+
+
+def test_a_killed_raylet_costs_only_its_own_trials(tmp_path: Path) -> None:
+    """Three nodes of one core; a node with a running trial goes, and the trial goes on from its checkpoint."""
+    words = tiny("--search.is-pruned", "false", trials=5)
+    with (
+        running_cluster(num_cpus=1) as own,
+        joining_node(own, 1) as second,
+        joining_node(own, 1),
+        driving(words, cwd=tmp_path, env=own.env, python=own.python, job=JOB) as driver,
+    ):
+        driver.wait_for(f"epoch 1/{EPOCHS}")
+        node = psutil.Process(second.pid)
+        while not any("ImplicitFunc.train" in title(process) for process in node.children(recursive=True)):
+            assert driver.process.poll() is None, driver.text
+        (raylet,) = (process for process in node.children() if "raylet" in process.name())
+        raylet.send_signal(signal.SIGKILL)
+        assert driver.finish() == 0, driver.text
+    assert list(given_out(tmp_path).values()) == [TrialState.COMPLETE] * 5
+    assert set(started(driver.text).values()) == {1}
+    assert max(Counter(measured(driver.text)).values()) == 1
 
 
 def test_more_trials_than_fit_wait_for_one_another(cluster: RayCluster, tmp_path: Path) -> None:
