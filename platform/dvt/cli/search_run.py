@@ -28,6 +28,7 @@ from dvt.search.results import SearchResult, TrialResult
 from dvt.search.study import Candidate
 from dvt.search.trial import checkpoint_name, trial_folder
 from dvt.tracking import ModelRecord, check_tracking, page_command, resolve_tracking_uri
+from dvt.tracking.search_files import chosen_trials
 from dvt.train.ray_train import (
     DataSummary,
     kept_checkpoint,
@@ -111,8 +112,7 @@ def _finalists(
         What the trial of the largest hypervolume reached; None if no trial was trained to the end.
     """
     outcome = None
-    numbers = {point.trial for point in result.front} | ({result.best.number} if result.best else set())
-    for trial in (trial for trial in result.finished if trial.number in numbers):
+    for trial in chosen_trials(result):
         console.print(f"{trial.recipe.name}: measuring on the test images", highlight=False)
         checkpoint = _checkpoint(folder, trial)
         report = _report(trial, checkpoint)
