@@ -23,6 +23,7 @@ from dvt.search.choices import BudgetRange
 from dvt.search.space import Space
 from dvt.search.study import Candidate, CandidateStudy
 from dvt.search.trial import FrontKeeper, exit_costs, metrics_of, read_epochs, train_alone, trial_folder
+from dvt.train.errors import TrainingError
 from dvt.train.ray_train import FATAL, train_on_cluster
 from dvt.train.storage import RunFolder
 
@@ -55,7 +56,7 @@ def search_on_cluster(space: Space, folder: RunFolder, study: CandidateStudy, ob
         observer: Told how it goes.
 
     Raises:
-        SmallClusterError: If not a single trial has room on the cluster.
+        TrainingError: If not a single trial has room on the cluster.
     """
     _be_quiet()
     cluster, total_epochs = space.base.cluster, space.base.optimizer.total_epochs
@@ -81,22 +82,18 @@ def search_on_cluster(space: Space, folder: RunFolder, study: CandidateStudy, ob
         ).fit()
 
 
-class SmallClusterError(RuntimeError):
-    """Not a single trial has room on the cluster."""
-
-
 def room_for(cluster: ClusterConfig) -> int:
     """How many trials the cluster's nodes have room for at a time, so that none waits for what others hold.
 
     Raises:
-        SmallClusterError: If it is none.
+        TrainingError: If it is none.
     """
     need = cluster.worker_resources
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     workers = sum(min(int(node.get(name, 0) / amount + 1e-9) for name, amount in need.items()) for node in nodes)
     if workers < cluster.num_workers:
         told = ", ".join(f"{amount:g} {name}" for name, amount in need.items())
-        raise SmallClusterError(
+        raise TrainingError(
             f"the cluster must have room for the {cluster.num_workers} workers of a trial with {told} each, got room "
             f"for {workers}; add nodes or lower base.cluster.num_workers"
         )

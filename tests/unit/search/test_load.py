@@ -228,3 +228,41 @@ def test_fields_of_a_base_file_can_be_changed(tmp_path: Path) -> None:
         space_from_dict(tree(base=base | {"los": {}}), tmp_path)
     told = "base.los must be a known field, got 'los'; did you mean loss?"
     assert [str(problem) for problem in caught.value.problems] == [told]
+
+
+def test_the_command_line_sets_fields_of_the_search_and_of_the_base() -> None:
+    path = Path(__file__).resolve().parents[3] / "search_spaces" / "embedded.yaml"
+    words = ["--search.sampler=random", "--optimizer.epochs", "3", "--search.num-trials", "7", "--train.seed", "5"]
+    space = load_space(path, words)
+    assert (space.search.sampler, space.search.num_trials) == ("random", 7)
+    assert (space.base.optimizer.epochs, space.base.train.seed) == (3, 5)
+    with pytest.raises(
+        ConfigError, match=r"^search.samplr must be a known field, got 'samplr'; did you mean sampler\?$"
+    ):
+        load_space(path, ["--search.samplr", "random"])
+    with pytest.raises(ConfigError, match=r"^search.num_trials must be followed by a value, got none$"):
+        load_space(path, ["--search.num-trials"])
+
+
+@pytest.mark.parametrize(
+    ("budgets", "told"),
+    [
+        (
+            {"min_macs": 1e5, "max_ms": 3},
+            "budgets must hold min_macs and max_macs, or min_ms and max_ms, got min_macs, max_ms",
+        ),
+        ({}, "budgets must hold min_macs and max_macs, or min_ms and max_ms, got none"),
+        ({"min_ms": 3, "max_ms": 2}, "budgets.max_ms must be greater than min_ms 3, got 2"),
+        ({"min_ms": 0, "max_ms": 2}, "budgets.min_ms must be greater than 0, got 0"),
+    ],
+)
+def test_budgets_are_of_one_unit(budgets: dict[str, float], told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        space_from_dict(tree() | {"budgets": budgets}, NOWHERE)
+    assert str(caught.value) == told
+
+
+def test_budgets_may_be_milliseconds() -> None:
+    space = space_from_dict(tree() | {"budgets": {"min_ms": 0.5, "max_ms": 20}}, NOWHERE)
+    assert (space.budgets.unit, space.budgets.low, space.budgets.high) == ("ms", 0.5, 20)
+    assert space.limits.first_exit_macs == float("inf")
