@@ -60,7 +60,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "train": ("train a cascade, choose its thresholds, record and register it", _train),
     "describe": ("tell a cascade's parts, parameters, cost and memory", _describe),
     "profile": ("measure what each stage takes on this device, for budgets in milliseconds", _profile),
-    "search": ("tell what an architecture search space holds", _search),
+    "search": ("search architectures over a cluster; tell what a space holds and what was found", _search),
     "import-checkpoint": (
         "make a checkpoint and a registered model of the paper's published weights",
         _import_checkpoint,
