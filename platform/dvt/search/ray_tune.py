@@ -8,7 +8,8 @@ import logging
 import os
 import tempfile
 from collections import namedtuple
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
+from ray.tune.stopper import Stopper
 
 from dvt.config import ClusterConfig, Recipe, recipe_from_dict, to_dict
 from dvt.search.choices import BudgetRange
@@ -77,9 +79,12 @@ def search_on_cluster(space: Space, folder: RunFolder, study: CandidateStudy, ob
                 name=folder.name,
                 storage_path=scratch,  # Tune's own records; ours outlive them
                 failure_config=tune.FailureConfig(max_failures=cluster.max_failures),
+                stop=_Stopper(searcher),
                 verbose=0,
             ),
         ).fit()
+    if searcher.error is not None:
+        raise searcher.error
 
 
 def room_for(cluster: ClusterConfig) -> int:
@@ -111,30 +116,48 @@ def trial_root(folder: RunFolder) -> RunFolder:
 
 
 class _StudySearcher(Searcher):
-    """Tune's view of the study."""
+    """Tune's view of the study.
+
+    Attributes:
+        error: What study or observer raised; ends the search.
+    """
 
     def __init__(self, study: CandidateStudy, observer: SearchObserver, total_epochs: int) -> None:
         super().__init__(metric=_METRIC, mode="max")
         self._study, self._observer, self._total_epochs = study, observer, total_epochs
         self._live: dict[str, Candidate] = {}
         self._epochs: dict[int, int] = {}  # the last one that was told, by number
+        self.error: Exception | None = None
 
     def suggest(self, trial_id: str) -> Any:
-        candidate = self._study.next()
-        if candidate is None:
-            return Searcher.FINISHED
-        self._live[trial_id] = candidate
-        self._observer.started(candidate)
-        return {"number": candidate.number, "recipe": to_dict(candidate.recipe)}
+        with self._kept():
+            candidate = None if self.error else self._study.next()
+            if candidate is not None:
+                self._live[trial_id] = candidate
+                self._observer.started(candidate)
+                return {"number": candidate.number, "recipe": to_dict(candidate.recipe)}
+        return Searcher.FINISHED
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        self._note(self._live[trial_id], result)
+        with self._kept():
+            self._note(self._live[trial_id], result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         candidate = self._live.pop(trial_id)
-        self._note(candidate, result or {})  # Tune tells the result that a trial is stopped for here alone
-        state, why = self._tell(candidate.number, result or {}, error)
-        self._observer.ended(candidate, state, why)
+        if self.error:  # all trials are ended, not because of what they are worth: they are still in flight
+            return
+        with self._kept():
+            self._note(candidate, result or {})  # Tune tells the result that a trial is stopped for here alone
+            state, why = self._tell(candidate.number, result or {}, error)
+            self._observer.ended(candidate, state, why)
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """Keep an error to raise it once Tune has ended: Tune 2.60 raises others in its place, or none."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  it is raised once Tune has ended
+            self.error = self.error or error
 
     def _note(self, candidate: Candidate, result: Mapping[str, Any]) -> None:
         """Keep an epoch's metrics, unless they are known."""
@@ -163,6 +186,19 @@ class _StudySearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing."""
+
+
+class _Stopper(Stopper):
+    """Ends all trials once the study or the observer has failed."""
+
+    def __init__(self, searcher: _StudySearcher) -> None:
+        self._searcher = searcher
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._searcher.error is not None
 
 
 def _scheduler(space: Space, folder: RunFolder, study: CandidateStudy) -> TrialScheduler:
