@@ -30,7 +30,7 @@ from dvt.tracking.picture_style import (
 )
 
 _OTHERS = "#c3c9d0"  # trials that are not on the front
-_MOST_NAMED = 10  # trials on the front whose numbers are written; more would run into one another
+_ROOM = 0.04  # between the numbers of two trials, as a share of the picture's width; closer ones would touch
 _UNITS = {"macs": (("G", 1e9), ("M", 1e6), ("k", 1e3)), "ms": (("ms", 1.0),)}
 
 
@@ -166,7 +166,12 @@ def _name_trials(axes: Axes, result: SearchResult, size: float) -> None:
         [100 * point.accuracy for point in starts],
         s=30, color=TEST, edgecolors="white", zorder=6, label="another trial takes over",
     )  # fmt: skip
-    for point in starts[:: max(1, math.ceil(len(starts) / _MOST_NAMED))]:
+    named = -math.inf
+    for point in starts:
+        at = math.log(point.macs) / math.log(result.budgets.high / result.budgets.low)
+        if at - named < _ROOM:
+            continue
+        named = at
         place = (point.macs / size, 100 * point.accuracy)
         style: dict[str, Any] = {"fontsize": 9, "color": INK, "zorder": 7}
         axes.annotate(str(point.trial), place, (-4, 6), textcoords="offset points", ha="right", **style)
@@ -191,6 +196,7 @@ def _unit(result: SearchResult) -> tuple[str, float]:
 def _finish(figure: Figure, axes: Axes, *, is_empty: bool, has_legend: bool = True, told: str = "") -> None:
     if is_empty:
         told = told or "no trial was trained to the end yet"
+        axes.axis("off")
         axes.text(0.5, 0.5, told, transform=axes.transAxes, ha="center", va="center", color=MUTED, fontsize=11)
     elif has_legend:
         axes.yaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
