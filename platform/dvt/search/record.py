@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from optuna.trial import TrialState
 
 from dvt.config import ConfigError, Problem, RunConfig, to_dict
 from dvt.search.load import space_from_dict
 from dvt.search.results import SearchResult, TrialResult
-from dvt.search.results import TrialState as State
 from dvt.search.space import Space
 from dvt.search.study import CandidateStudy
 from dvt.search.training import Listed, TrainingChoice
@@ -25,13 +23,6 @@ from dvt.train.storage import Asked, RunFolder, open_folder
 SEARCH = "search.yaml"
 # A search may be asked for more trials, or more at a time, than it was begun with.
 _FREE = ("base.run", "base.cluster", "search.num_trials", "search.max_parallel", "search.study_uri")
-_STATES: dict[TrialState, State] = {
-    TrialState.COMPLETE: "finished",
-    TrialState.PRUNED: "stopped",
-    TrialState.FAIL: "failed",
-    TrialState.RUNNING: "running",
-    TrialState.WAITING: "running",
-}
 
 
 def open_search_folder(space: Space, run: RunConfig) -> RunFolder:
@@ -83,7 +74,7 @@ def read_result(space: Space, folder: RunFolder, study: CandidateStudy) -> Searc
     trials, reference = [], None
     for candidate, trial in study.candidates():
         epochs = read_epochs(trial_folder(folder, candidate.number))
-        state, why = _STATES[trial.state], study.why_failed(trial)
+        state, why = study.state_of(trial), study.why_failed(trial)
         trials.append(TrialResult(candidate.number, state, candidate.recipe, candidate.params, epochs, why))
         if study.is_first_point(trial) and epochs:
             reference = candidate.number

@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from dvt.config import ConfigError, Problem, Recipe
 from dvt.search.limits import IllegalCandidate
+from dvt.search.results import TrialState as State
 from dvt.search.settings import SearchConfig
 from dvt.search.space import Space
 from dvt.search.suggester import Scalar, Suggester
@@ -25,6 +26,14 @@ BUDGET = "budget"  # the budget that a candidate of the pareto objective is meas
 MOST_REFUSED = 500  # suggestions in a row that may be illegal or known before the space counts as exhausted
 _POPULATION = 12  # of NSGA-II; Optuna's 50 would not see a second generation in a search of usual size
 _GIVEN, _REFUSED, _FAILED, _TWIN, _FIRST = "given", "refused", "failed", "twin", "first_point"  # attributes of a trial
+
+_STATES: dict[TrialState, State] = {
+    TrialState.COMPLETE: "finished",
+    TrialState.PRUNED: "stopped",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "running",
+}
 
 
 @dataclass(frozen=True)
@@ -126,6 +135,11 @@ class CandidateStudy:
     def refused(self) -> dict[int, str]:
         """By number, why an illegal candidate was not trained."""
         return {trial.number: trial.user_attrs[_REFUSED] for trial in self._trials() if _REFUSED in trial.user_attrs}
+
+    @staticmethod
+    def state_of(trial: FrozenTrial) -> State:
+        """How a trial is called outside of Optuna."""
+        return _STATES[trial.state]
 
     @staticmethod
     def why_failed(trial: FrozenTrial) -> str:
