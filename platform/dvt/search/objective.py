@@ -60,8 +60,9 @@ class EpochFront:
     Attributes:
         epoch: Epochs trained.
         hypervolume: Of `front` within the space's budgets.
-        top1: Accuracy of the front's dearest point within the budgets; 0 if there is none.
-        macs: Its mean cost, or the largest budget if there is none.
+        top1: Accuracy of the front's dearest point within the trial's own budget, the largest where it has none; 0 if
+            all are dearer.
+        macs: Its mean cost; that budget if all are dearer.
         train_s: Seconds trained so far, over all tries of the trial; measuring is part of it.
         front: Points on validation images.
     """

@@ -135,7 +135,11 @@ class _StudySearcher(Searcher):
             if candidate is not None:
                 self._live[trial_id] = candidate
                 self._observer.started(candidate)
-                return {"number": candidate.number, "recipe": to_dict(candidate.recipe)}
+                return {
+                    "number": candidate.number,
+                    "recipe": to_dict(candidate.recipe),
+                    "budget": candidate.budget,
+                }
         return Searcher.FINISHED
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -233,7 +237,8 @@ def _run_trial(config: dict[str, Any], folder: RunFolder, budgets: BudgetRange) 
         if past[-1].epoch >= recipe.optimizer.total_epochs:
             return
     try:
-        _train(recipe, place, FrontKeeper(place, recipe, budgets, exit_costs(recipe, budgets, place)))
+        costs = exit_costs(recipe, budgets, place)
+        _train(recipe, place, FrontKeeper(place, recipe, budgets, costs, config["budget"]))
     except FATAL as error:  # would come again
         tune.report({_FAILED: str(error)})
 

@@ -20,7 +20,7 @@ from dvt.search.limits import IllegalCandidate
 from dvt.search.results import TrialState as State
 from dvt.search.settings import SearchConfig
 from dvt.search.space import Space
-from dvt.search.suggester import Scalar, Suggester
+from dvt.search.suggester import Suggester
 
 BUDGET = "budget"  # the budget that a candidate of the pareto objective is measured at, a parameter like others
 MOST_REFUSED = 500  # suggestions in a row that may be illegal or known before the space counts as exhausted
@@ -48,7 +48,12 @@ class Candidate:
 
     number: int
     recipe: Recipe
-    params: Mapping[str, Scalar]
+    params: Mapping[str, Any]
+
+    @property
+    def budget(self) -> float | None:
+        """The budget that it is measured at, of the pareto objective."""
+        return self.params.get(BUDGET)
 
 
 class CandidateStudy:

@@ -57,13 +57,22 @@ class FrontKeeper:
         recipe: The candidate.
         budgets: Those that count.
         costs: (E,), what an image costs that leaves at each exit, in the budgets' unit.
+        budget: At which top-1 and mean cost are told; None is the largest.
     """
 
-    def __init__(self, folder: RunFolder, recipe: Recipe, budgets: BudgetRange, costs: Sequence[float]) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        recipe: Recipe,
+        budgets: BudgetRange,
+        costs: Sequence[float],
+        budget: float | None = None,
+    ) -> None:
         self._folder = folder
         self._num_workers = recipe.cluster.num_workers
         self._budgets = budgets
         self._costs = tuple(costs)
+        self._budget = budgets.high if budget is None else budget
         past = read_epochs(folder)
         self._spent_s = past[-1].train_s if past else 0.0
         self._asked: float | None = None
@@ -74,13 +83,13 @@ class FrontKeeper:
         if self._asked is not None:
             self._spent_s += (now - self._asked) * self._num_workers
         self._asked = now
-        front, high = validation_front(scores, self._costs), self._budgets.high
-        best = point_within(front, high)
+        front = validation_front(scores, self._costs)
+        best = point_within(front, self._budget)
         measured = EpochFront(
             epoch=epoch,
-            hypervolume=hypervolume(front.points, self._budgets.low, high),
+            hypervolume=hypervolume(front.points, self._budgets.low, self._budgets.high),
             top1=best.accuracy if best else 0.0,
-            macs=best.macs if best else high,
+            macs=best.macs if best else self._budget,
             train_s=self._spent_s,
             front=front,
         )

@@ -94,6 +94,11 @@ def test_an_epoch_is_worth_its_validation_front(search: RunFolder, recipe: Recip
     assert epoch.front == front
     within = [point for point in front.points if point.macs <= 1e6]
     assert (epoch.top1, epoch.macs) == (within[-1].accuracy, within[-1].macs)
+    dear, cheap = front.points[-1], front.points[0]
+    at = FrontKeeper(place, recipe, BUDGETS, exit_costs(recipe, BUDGETS, place), budget=(cheap.macs + dear.macs) / 2)
+    told = at.start_clock()(scores, 2)
+    assert cheap.macs <= told["macs"] <= (cheap.macs + dear.macs) / 2 < dear.macs
+    assert told["hypervolume"] == metrics["hypervolume"]
 
 
 def test_budgets_in_milliseconds_are_measured_once(search: RunFolder, recipe: Recipe) -> None:
