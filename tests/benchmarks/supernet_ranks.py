@@ -24,8 +24,9 @@ from dvt.exits import ExitScores
 from dvt.models import macs_per_exit
 from dvt.search import Space, load_space
 from dvt.search.elastic import ElasticCascade, Sharing
+from dvt.search.inherited import score_inherited
 from dvt.search.objective import hypervolume, validation_front
-from dvt.search.supernet import SupernetConfig, load_supernet, score_inherited, train_supernet
+from dvt.search.supernet import SupernetConfig, load_supernet, train_supernet
 from dvt.train.folder_reporter import FolderReporter
 from tests.benchmarks.trainings import CPU, Arm, trained
 

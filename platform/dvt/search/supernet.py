@@ -1,4 +1,4 @@
-"""Training the weights that all cascades of a space share, and scoring a cascade with what it inherits.
+"""Training the weights that all cascades of a space share.
 
 Each step trains several cascades by the sandwich rule, the dearest, the cheapest and random ones between: Yu and Huang,
 "Universally Slimmable Networks and Improved Training Techniques", ICCV 2019, whose in-place distillation from the
@@ -19,15 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dvt.config import CascadeConfig, DataConfig, Recipe, Rules, to_dict
-from dvt.data import Batch, DataSets, ImageSet, Mixer, check_skipped, derive_seed, train_batches
-from dvt.exits import ExitScores
-from dvt.models import Cascade
+from dvt.config import CascadeConfig, Recipe, Rules, to_dict
+from dvt.data import Batch, DataSets, Mixer, check_skipped, derive_seed, train_batches
 from dvt.search.elastic import ElasticCascade, Sharing
+from dvt.search.inherited import score_inherited
 from dvt.search.space import Space
 from dvt.train.checkpoint import load_checkpoint, load_weights, restore, save_checkpoint
 from dvt.train.errors import CheckpointError, TrainingError
-from dvt.train.evaluate import score_images
 from dvt.train.loop import BEST_METRIC, Reporter, count_steps_per_epoch
 from dvt.train.losses import cascade_loss
 from dvt.train.state import ModelState
@@ -194,26 +192,6 @@ def load_supernet(folder: Path, space: Space, config: SupernetConfig) -> Elastic
     model = ElasticCascade(space.cascades, config.sharing)
     load_weights(model, checkpoint.weights)
     return model.eval()
-
-
-def score_inherited(
-    elastic: ElasticCascade, config: CascadeConfig, images: ImageSet, data: DataConfig, device: torch.device
-) -> ExitScores:
-    """How sure every exit of a cascade with inherited weights is of every image, and whether it is right.
-
-    Args:
-        elastic: The shared weights.
-        config: The cascade.
-        images: Calibration images.
-        data: Batch size and reading processes.
-        device: Where to compute.
-
-    Raises:
-        DataError: If an image cannot be read.
-        TrainingError: If the cascade gives something that is no number.
-    """
-    cascade: Cascade = elastic.extract(config).to(device)
-    return score_images(cascade, images, data, device)
 
 
 def _run_epoch(

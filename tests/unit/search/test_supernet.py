@@ -10,13 +10,16 @@ import torch
 
 from dvt.config import AugmentConfig, ConfigError, DataConfig, OptimizerConfig, Recipe, TrainConfig
 from dvt.exits import score_exits
-from dvt.models import Cascade
+from dvt.models import Cascade, macs_per_exit
 from dvt.search import Space
 from dvt.search.elastic import ElasticCascade
-from dvt.search.supernet import Sandwich, SupernetConfig, load_supernet, score_inherited, train_supernet
+from dvt.search.inherited import inherited_front, save_inherited, score_inherited
+from dvt.search.objective import validation_front
+from dvt.search.supernet import Sandwich, SupernetConfig, load_supernet, train_supernet
 from dvt.train.checkpoint import read_tensors
 from dvt.train.errors import CheckpointError
 from dvt.train.folder_reporter import FolderReporter
+from dvt.train.init_from import init_from
 from dvt.train.loop import BEST_METRIC
 from tests.unit.search.tiny import space
 from tests.unit.train.tiny import CASCADE, CPU, make_data
@@ -152,6 +155,21 @@ def test_scores_are_those_of_the_cascade_that_inherits(whole: Rows) -> None:
         expected = score_exits(alone(batch.images), batch.labels)
     assert (scores.correct == expected.correct).all()
     assert scores.confidence == pytest.approx(expected.confidence, abs=1e-6)
+    costs = macs_per_exit(config)
+    front = inherited_front(elastic, config, data.calibration, make_recipe(of).data, CPU, costs)
+    assert front == validation_front(scores, costs)
+
+
+def test_a_training_of_its_own_starts_from_what_a_cascade_inherits(whole: Rows, tmp_path: Path) -> None:
+    of = make_space()
+    assert whole.newest is not None
+    elastic = load_supernet(whole.newest, of, CONFIG)
+    recipe = replace(make_recipe(of), cascade=of.dearest())
+    save_inherited(tmp_path / "inherited", elastic, recipe)
+    model = Cascade(recipe.cascade)
+    init_from(model, str(tmp_path / "inherited"))
+    inherited = elastic.inherit(recipe.cascade)
+    assert all(torch.equal(tensor, inherited[name]) for name, tensor in model.state_dict().items())
 
 
 @pytest.mark.parametrize(
