@@ -85,9 +85,10 @@ def resize_patches(weight: Tensor, patch: int) -> Tensor:
 @lru_cache(maxsize=256)
 def _patch_matrix(source: int, target: int) -> Tensor:
     """The pseudo-inverse of the matrix that resizes patches, (source * source, target * target)."""
-    basis = torch.eye(source**2, dtype=torch.float64).unflatten(1, (1, source, source))
-    resized = F.interpolate(basis, size=(target, target), mode="bicubic", antialias=True)
-    inverse: Tensor = torch.linalg.pinv(resized.flatten(1).T)
+    with torch.inference_mode(False):  # what is kept must serve a later gradient
+        basis = torch.eye(source**2, dtype=torch.float64).unflatten(1, (1, source, source))
+        resized = F.interpolate(basis, size=(target, target), mode="bicubic", antialias=True)
+        inverse: Tensor = torch.linalg.pinv(resized.flatten(1).T)
     return inverse
 
 

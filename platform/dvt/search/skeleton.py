@@ -76,12 +76,14 @@ class _BareCascade(Cascade):
 
 @lru_cache(maxsize=256)
 def _grid_resize(source: int, target: int, num_prefix: int, device: torch.device) -> GridResize:
-    return GridResize(source, target, num_prefix).to(device)
+    with torch.inference_mode(False):  # what is kept must serve a later gradient
+        return GridResize(source, target, num_prefix).to(device)
 
 
 @lru_cache(maxsize=256)
 def _soft_split(size: int, device: torch.device) -> SparseRows:
-    return LATER_SOFT_SPLIT.gather(size).to(device)
+    with torch.inference_mode(False):
+        return LATER_SOFT_SPLIT.gather(size).to(device)
 
 
 def _place(module: nn.Module, path: str) -> tuple[nn.Module, str]:

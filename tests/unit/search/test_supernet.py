@@ -113,13 +113,12 @@ def test_only_the_newest_checkpoint_is_kept_and_epochs_are_told(whole: Rows) -> 
     assert "train/loss" in whole.rows[0][1]
 
 
-@pytest.mark.parametrize("epochs", [1, 2])
-def test_going_on_gives_the_same_weights_bit_for_bit(whole: Rows, tmp_path: Path, epochs: int) -> None:
+def test_going_on_gives_the_same_weights_bit_for_bit(whole: Rows, tmp_path: Path) -> None:
     with pytest.raises(InterruptedTrainingError):
-        train(tmp_path, epochs=epochs)
+        train(tmp_path, epochs=1)
     torch.manual_seed(99)  # whatever the second process has drawn
     resumed = train(tmp_path)
-    assert resumed.rows == whole.rows[2 * epochs :]
+    assert resumed.rows == whole.rows[2:]
     for name in ("model.safetensors", "ema.safetensors"):
         one, other = (read_tensors(rows.newest / name) for rows in (whole, resumed) if rows.newest is not None)
         assert one.keys() == other.keys()
