@@ -14,19 +14,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from dvt.config import CascadeConfig, ConfigError, OptimizerConfig, Recipe, recipe_from_dict, recipe_to_yaml
 from dvt.models import Cascade
 from dvt.models.weights import UNREADABLE as UNREADABLE_WEIGHTS
 from dvt.train.errors import CheckpointError
-from dvt.train.state import TrainingState
+from dvt.train.state import ModelState
 
 MODEL, EMA, CONFIG, STATE = "model.safetensors", "ema.safetensors", "config.yaml", "training_state.pt"
 FORMAT = 1  # raised when the files' meaning changes
@@ -58,8 +59,16 @@ class Checkpoint:
         return averaged if averaged.exists() else self.folder / MODEL
 
 
-def save_checkpoint(folder: Path, state: TrainingState, recipe: Recipe) -> None:
+def save_checkpoint(
+    folder: Path, state: ModelState, recipe: Recipe, texts: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Write a checkpoint; `folder` appears with all files in it, or not at all.
+
+    Args:
+        folder: Where to; must not be there.
+        state: What is kept.
+        recipe: What it is trained by.
+        texts: More files by name, for models that a recipe does not determine.
 
     Raises:
         CheckpointError: If the disk is full or the folder cannot be written.
@@ -71,6 +80,8 @@ def save_checkpoint(folder: Path, state: TrainingState, recipe: Recipe) -> None:
         if state.ema is not None:
             save_file(_tensors(state.ema.module), partial / EMA)
         (partial / CONFIG).write_text(recipe_to_yaml(recipe), encoding="utf-8")
+        for name, text in texts.items():
+            (partial / name).write_text(text, encoding="utf-8")
         content = {
             "format": FORMAT,
             "step": state.step,
@@ -116,7 +127,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(folder, recipe, content["step"], content["optimizer"])
 
 
-def restore(state: TrainingState, checkpoint: Checkpoint, recipe: Recipe) -> None:
+def restore(state: ModelState, checkpoint: Checkpoint, recipe: Recipe) -> None:
     """Continue `state` from a checkpoint of the same run.
 
     Raises:
@@ -126,9 +137,9 @@ def restore(state: TrainingState, checkpoint: Checkpoint, recipe: Recipe) -> Non
         found, asked = getattr(checkpoint.recipe, part), getattr(recipe, part)
         if found != asked:
             raise CheckpointError(tell_difference(checkpoint.folder, part, found, asked))
-    _load_into(state.model, checkpoint.folder / MODEL)
+    load_weights(state.model, checkpoint.folder / MODEL)
     if state.ema is not None:
-        _load_into(state.ema.module, checkpoint.folder / EMA)
+        load_weights(state.ema.module, checkpoint.folder / EMA)
     state.restore(checkpoint.step, checkpoint.optimizer)
 
 
@@ -140,7 +151,7 @@ def load_model(folder: Path) -> Cascade:
     """
     checkpoint = load_checkpoint(folder)
     model = Cascade(checkpoint.recipe.cascade)
-    _load_into(model, checkpoint.weights)
+    load_weights(model, checkpoint.weights)
     return model.eval()
 
 
@@ -161,7 +172,12 @@ def tell_difference(folder: Path, part: str, found: CascadeConfig | OptimizerCon
     return f"checkpoint {folder} must have the recipe's {part}, got {told}; choose the recipe it was trained with"
 
 
-def _load_into(model: Cascade, path: Path) -> None:
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Fill a model with a checkpoint's file of weights.
+
+    Raises:
+        CheckpointError: If it cannot be read, or holds another model's.
+    """
     tensors = read_tensors(path)
     try:
         model.load_state_dict(tensors)
@@ -198,7 +214,7 @@ def _readable(folder: Path, name: str) -> Iterator[None]:
         ) from error
 
 
-def _tensors(model: torch.nn.Module) -> dict[str, Tensor]:
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
 
 

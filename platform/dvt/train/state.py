@@ -4,12 +4,13 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from timm.optim._optim_factory import create_optimizer_v2, list_optimizers
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from timm.utils.model_ema import ModelEmaV3
+from torch import nn
 from torch.optim import Optimizer
 
 from dvt.config import ConfigError, OptimizerConfig, Problem, Recipe
@@ -17,8 +18,8 @@ from dvt.models import Cascade
 
 
 @dataclass
-class TrainingState:
-    """Everything of a run that changes while it trains.
+class ModelState:
+    """Everything that changes while a model trains.
 
     Attributes:
         model: The model that is trained, on the training device, not wrapped.
@@ -29,7 +30,7 @@ class TrainingState:
         backbone_steps: First steps in which each stage trains by itself.
     """
 
-    model: Cascade
+    model: nn.Module
     ema: ModelEmaV3 | None
     optimizer: Optimizer
     schedule: CosineLRScheduler
@@ -37,15 +38,12 @@ class TrainingState:
     backbone_steps: int = 0
 
     @classmethod
-    def create(cls, recipe: Recipe, steps_per_epoch: int, device: torch.device) -> "TrainingState":
-        """The state before the first step; weights follow from the recipe's seed alone.
+    def of(cls, model: nn.Module, recipe: Recipe, steps_per_epoch: int) -> Self:
+        """The state before the first step of training `model` as a recipe says.
 
         Raises:
             ConfigError: If timm has no such optimizer here.
         """
-        # torch initialises from its global generator and takes no other.
-        torch.manual_seed(recipe.train.seed)
-        model = Cascade(recipe.cascade).to(device)
         decay = recipe.train.ema_decay
         ema = None if decay is None else ModelEmaV3(model, decay=decay)
         optimizer = _optimizer(model, recipe.optimizer)
@@ -56,9 +54,9 @@ class TrainingState:
         return state
 
     @property
-    def evaluated_model(self) -> Cascade:
+    def evaluated_model(self) -> nn.Module:
         """The model that is measured and kept: the average where there is one."""
-        averaged: Cascade = self.model if self.ema is None else self.ema.module
+        averaged: nn.Module = self.model if self.ema is None else self.ema.module
         return averaged
 
     @property
@@ -80,7 +78,31 @@ class TrainingState:
         self.schedule.step_update(step)
 
 
-def _optimizer(model: Cascade, config: OptimizerConfig) -> Optimizer:
+@dataclass
+class TrainingState(ModelState):
+    """Everything of a run that changes while its cascade trains."""
+
+    model: Cascade
+
+    @classmethod
+    def create(cls, recipe: Recipe, steps_per_epoch: int, device: torch.device) -> "TrainingState":
+        """The state before the first step; weights follow from the recipe's seed alone.
+
+        Raises:
+            ConfigError: If timm has no such optimizer here.
+        """
+        # torch initialises from its global generator and takes no other.
+        torch.manual_seed(recipe.train.seed)
+        return cls.of(Cascade(recipe.cascade).to(device), recipe, steps_per_epoch)
+
+    @property
+    def evaluated_model(self) -> Cascade:
+        """The cascade that is measured and kept: the average where there is one."""
+        averaged: Cascade = self.model if self.ema is None else self.ema.module
+        return averaged
+
+
+def _optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
     try:
         return create_optimizer_v2(model, opt=config.name, lr=config.lr, weight_decay=config.weight_decay)
     except (ValueError, AssertionError, ImportError) as error:  # timm 1.0.31 asserts what an optimizer needs

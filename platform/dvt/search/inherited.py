@@ -1,0 +1,86 @@
+"""What a cascade is worth with inherited weights, and how its own training starts from them.
+
+Shapes: E exits.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from dvt.config import CascadeConfig, DataConfig, Recipe
+from dvt.data import ImageSet
+from dvt.exits import ExitScores, Front
+from dvt.search.elastic import ElasticCascade
+from dvt.search.objective import validation_front
+from dvt.train.checkpoint import save_checkpoint
+from dvt.train.evaluate import score_images
+from dvt.train.state import TrainingState
+
+
+def score_inherited(
+    elastic: ElasticCascade, config: CascadeConfig, images: ImageSet, data: DataConfig, device: torch.device
+) -> ExitScores:
+    """How sure every exit of a cascade with inherited weights is of every image, and whether it is right.
+
+    Args:
+        elastic: The shared weights, on any device.
+        config: The cascade.
+        images: Calibration images.
+        data: Batch size and reading processes.
+        device: Where to compute.
+
+    Raises:
+        DataError: If an image cannot be read.
+        TrainingError: If the cascade gives something that is no number.
+        ValueError: If `config` is not one of the elastic cascade's.
+    """
+    return score_images(elastic.extract(config).to(device), images, data, device)
+
+
+def inherited_front(
+    elastic: ElasticCascade,
+    config: CascadeConfig,
+    images: ImageSet,
+    data: DataConfig,
+    device: torch.device,
+    costs: Sequence[float],
+) -> Front:
+    """The front on validation images of a cascade with inherited weights; its hypervolume ranks cascades.
+
+    Args:
+        elastic: The shared weights, on any device.
+        config: The cascade.
+        images: Calibration images: thresholds are chosen on one half of them, the front is measured on the other.
+        data: Batch size and reading processes.
+        device: Where to compute.
+        costs: (E,), what an image costs that leaves at each exit, in the unit of the budgets.
+
+    Raises:
+        DataError: If an image cannot be read.
+        TrainingError: If the cascade gives something that is no number.
+        ValueError: If `config` is not one of the elastic cascade's.
+    """
+    return validation_front(score_inherited(elastic, config, images, data, device), costs)
+
+
+def save_inherited(folder: Path, elastic: ElasticCascade, recipe: Recipe) -> None:
+    """Write a checkpoint with a cascade's inherited weights, for `train.init_from` to start from.
+
+    Args:
+        folder: Where to; must not be there.
+        elastic: The shared weights.
+        recipe: How the cascade is to be trained.
+
+    Raises:
+        CheckpointError: If the folder cannot be written.
+        ConfigError: If timm has no such optimizer here.
+        ValueError: If the recipe's cascade is not one of the elastic cascade's.
+    """
+    weights = elastic.inherit(recipe.cascade)
+    with torch.random.fork_rng(devices=[]):  # its own first weights, which are not kept, are drawn globally
+        state = TrainingState.create(recipe, steps_per_epoch=1, device=torch.device("cpu"))
+    state.model.load_state_dict(weights)
+    if state.ema is not None:
+        state.ema.set(state.model)
+    save_checkpoint(folder, state, recipe)

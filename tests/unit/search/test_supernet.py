@@ -1,0 +1,212 @@
+"""Training shared weights: which cascades a step trains, going on after an interruption, and what it refuses."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dvt.config import AugmentConfig, ConfigError, DataConfig, OptimizerConfig, Recipe, TrainConfig
+from dvt.exits import score_exits
+from dvt.models import Cascade, macs_per_exit
+from dvt.search import Space
+from dvt.search.elastic import ElasticCascade
+from dvt.search.inherited import inherited_front, save_inherited, score_inherited
+from dvt.search.objective import validation_front
+from dvt.search.supernet import Sandwich, SupernetConfig, load_supernet, train_supernet
+from dvt.train.checkpoint import read_tensors
+from dvt.train.errors import CheckpointError
+from dvt.train.folder_reporter import FolderReporter
+from dvt.train.init_from import init_from
+from dvt.train.loop import BEST_METRIC
+from tests.unit.search.tiny import space
+from tests.unit.train.tiny import CASCADE, CPU, make_data
+
+CONFIG = SupernetConfig(num_random=1)
+GRIDS = {"num_exits": [1, 2], "token_grids": [2, 4], "feature_reuse_dim": [4, 8], "relation_reuse_depth": [0, 1]}
+
+
+def make_space(**sections: Any) -> Space:
+    base = {
+        "name": "tiny",
+        "data": {"source": "embedded", "augment": {"mixup": 0, "cutmix": 0}},
+        "optimizer": {"warmup_epochs": 1},
+        "cascade": {
+            "image_size": CASCADE.image_size,
+            "in_chans": 1,
+            "num_classes": 10,
+            "embed_dim": 16,
+            "depth": 2,
+            "num_heads": 2,
+            "feature_reuse_hidden_dim": 8,
+            "drop_path": 0.2,  # so that a step draws random numbers
+            "stages": [{"token_grid": 2}],
+        },
+    }
+    return space(GRIDS, base=base, budgets={"min_macs": 5e4, "max_macs": 1e6}, **sections)
+
+
+def make_recipe(of: Space, **train: Any) -> Recipe:
+    return replace(
+        of.base,
+        data=DataConfig(
+            source="embedded", loader_workers=0, eval_batch_size=8, augment=AugmentConfig(mixup=0, cutmix=0)
+        ),
+        optimizer=OptimizerConfig(lr=2e-3, epochs=3, warmup_epochs=0.5, cooldown_epochs=0),
+        train=TrainConfig(
+            **{"micro_batch_size": 6, "grad_accum_steps": 2, "ema_decay": 0.9, "log_every_steps": 1} | train
+        ),
+    )
+
+
+class InterruptedTrainingError(Exception):
+    """What ends a training between two epochs."""
+
+
+class Rows(FolderReporter):
+    """Keeps the metrics too, and ends the training after some epochs."""
+
+    def __init__(self, folder: Path, epochs: int | None = None) -> None:
+        super().__init__(folder, lambda metrics, step: self.rows.append((step, dict(metrics))))
+        self.rows: list[tuple[int, dict[str, float]]] = []
+        self.epochs = epochs
+
+    def report(self, metrics: Mapping[str, float], step: int, checkpoint: Path | None) -> None:
+        super().report(metrics, step, checkpoint)
+        if self.epochs is not None and metrics.get("epoch") == self.epochs:
+            raise InterruptedTrainingError
+
+
+def train(folder: Path, config: SupernetConfig = CONFIG, epochs: int | None = None, **changes: Any) -> Rows:
+    of = make_space()
+    reporter = Rows(folder, epochs)
+    train_supernet(of, make_recipe(of, **changes), config, make_data(), CPU, reporter)
+    return reporter
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Rows:
+    return train(tmp_path_factory.mktemp("whole"))
+
+
+def test_a_sandwich_holds_the_dearest_the_cheapest_and_random_ones() -> None:
+    of = make_space()
+    sandwich = Sandwich.of(of, num_random=3, seed=1)
+    first, *drawn, last = sandwich.of_step(0)
+    assert (first, last) == (of.dearest(), of.cheapest())
+    assert len(drawn) == 3
+    assert sandwich.of_step(0) == [first, *drawn, last]
+    assert sandwich.of_step(1) != [first, *drawn, last]
+    assert Sandwich.of(of, num_random=3, seed=2).of_step(0) != [first, *drawn, last]
+    assert set(drawn) <= set(of.legal_cascades())
+
+
+def test_only_the_newest_checkpoint_is_kept_and_epochs_are_told(whole: Rows) -> None:
+    assert [path.name for path in whole.folder.iterdir()] == ["checkpoint_000000006"]
+    assert [step for step, _ in whole.rows] == [1, 2, 3, 4, 5, 6]
+    measured = [metrics for _, metrics in whole.rows if "epoch" in metrics]
+    assert [metrics["epoch"] for metrics in measured] == [1, 2, 3]
+    top1 = [value for name, value in measured[-1].items() if name.startswith("calibration/") and "exit" in name]
+    assert measured[-1][BEST_METRIC] == pytest.approx(sum(top1) / len(top1))
+    assert "train/loss" in whole.rows[0][1]
+
+
+def test_going_on_gives_the_same_weights_bit_for_bit(whole: Rows, tmp_path: Path) -> None:
+    with pytest.raises(InterruptedTrainingError):
+        train(tmp_path, epochs=1)
+    torch.manual_seed(99)  # whatever the second process has drawn
+    resumed = train(tmp_path)
+    assert resumed.rows == whole.rows[2:]
+    for name in ("model.safetensors", "ema.safetensors"):
+        one, other = (read_tensors(rows.newest / name) for rows in (whole, resumed) if rows.newest is not None)
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_every_weight_moves(whole: Rows) -> None:
+    of = make_space()
+    torch.manual_seed(make_recipe(of).train.seed)
+    before = ElasticCascade(of.cascades).state_dict()
+    assert whole.newest is not None
+    after = read_tensors(whole.newest / "model.safetensors")
+    still = {name for name in after if torch.equal(before[name], after[name])}
+    # The last block's context reaches the patches alone, which nobody reads after the last stage.
+    assert {name for name in still if not name.startswith("shared.grid_4.stage.feature_reuse.1.")} == set()
+
+
+def test_distilling_from_the_dearest_changes_the_weights(whole: Rows, tmp_path: Path) -> None:
+    distilled = train(tmp_path, replace(CONFIG, distill=0.5))
+    assert distilled.rows[0][1]["train/loss"] != whole.rows[0][1]["train/loss"]
+
+
+def test_scores_are_those_of_the_cascade_that_inherits(whole: Rows) -> None:
+    of, data = make_space(), make_data()
+    assert whole.newest is not None
+    elastic = load_supernet(whole.newest, of, CONFIG)
+    config = of.dearest()
+    scores = score_inherited(elastic, config, data.calibration, make_recipe(of).data, CPU)
+    batch = data.calibration.read(range(len(data.calibration)))
+    alone = Cascade(config).eval()
+    alone.load_state_dict(elastic.inherit(config))
+    with torch.inference_mode():
+        expected = score_exits(alone(batch.images), batch.labels)
+    assert (scores.correct == expected.correct).all()
+    assert scores.confidence == pytest.approx(expected.confidence, abs=1e-6)
+    costs = macs_per_exit(config)
+    front = inherited_front(elastic, config, data.calibration, make_recipe(of).data, CPU, costs)
+    assert front == validation_front(scores, costs)
+
+
+def test_a_training_of_its_own_starts_from_what_a_cascade_inherits(whole: Rows, tmp_path: Path) -> None:
+    of = make_space()
+    assert whole.newest is not None
+    elastic = load_supernet(whole.newest, of, CONFIG)
+    recipe = replace(make_recipe(of), cascade=of.dearest())
+    save_inherited(tmp_path / "inherited", elastic, recipe)
+    model = Cascade(recipe.cascade)
+    init_from(model, str(tmp_path / "inherited"))
+    inherited = elastic.inherit(recipe.cascade)
+    assert all(torch.equal(tensor, inherited[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        (replace(CONFIG, sharing="position"), "must have the supernet"),
+        (replace(CONFIG, num_random=2), "must have the supernet"),
+    ],
+)
+def test_other_shared_weights_are_not_gone_on_with(whole: Rows, config: SupernetConfig, why: str) -> None:
+    with pytest.raises(CheckpointError, match=why):
+        train(whole.folder, config)
+    assert whole.newest is not None
+    with pytest.raises(CheckpointError, match=why):
+        load_supernet(whole.newest, make_space(), config)
+
+
+def test_a_checkpoint_of_a_cascade_is_refused(whole: Rows, tmp_path: Path) -> None:
+    assert whole.newest is not None
+    folder = tmp_path / "checkpoint_000000001"
+    folder.mkdir()
+    for path in whole.newest.iterdir():
+        if path.suffix != ".json":
+            (folder / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(CheckpointError, match=r"supernet\.json must tell what shares the weights"):
+        train(tmp_path)
+
+
+def test_what_shared_weights_cannot_do_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        train(tmp_path, compile=True, init_from="timm:vit_tiny_patch16_224")
+    assert str(caught.value) == (
+        "train.compile must be false where cascades share weights, got true\n"
+        "train.init_from must be null where cascades share weights, got timm:vit_tiny_patch16_224"
+    )
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(ConfigError) as caught:
+        SupernetConfig(num_random=-1, distill=1.5)
+    assert str(caught.value) == "num_random must be at least 0, got -1\ndistill must be from 0 to 1, got 1.5"
