@@ -16,6 +16,7 @@ from typing import get_args
 
 import numpy as np
 import torch
+from fsspec.implementations.local import LocalFileSystem
 from scipy.stats import kendalltau
 
 from dvt.config import CascadeConfig, ExitsConfig, Recipe
@@ -28,6 +29,7 @@ from dvt.search.inherited import score_inherited
 from dvt.search.objective import hypervolume, validation_front
 from dvt.search.supernet import SupernetConfig, load_supernet, train_supernet
 from dvt.train.folder_reporter import FolderReporter
+from dvt.train.storage import RunFolder
 from tests.benchmarks.trainings import CPU, Arm, trained
 
 SPACE = Path(__file__).resolve().parents[2] / "search_spaces" / "embedded.yaml"
@@ -92,10 +94,12 @@ def train_shared(space: Space, asked: argparse.Namespace) -> ElasticCascade:
             spent = time.perf_counter() - started
             print(f"{name}: epoch {metrics['epoch']}, top-1 {', '.join(exits)} %, {spent:.0f} s", flush=True)
 
-    reporter = FolderReporter(asked.output / name, tell)
+    folder = RunFolder(LocalFileSystem(), str((asked.output / name).resolve()), name)
+    reporter = FolderReporter(folder, tell)
     train_supernet(space, recipe, config, open_data(recipe.data, recipe.cascade), CPU, reporter)
-    assert reporter.newest is not None
-    return load_supernet(reporter.newest, space, config)
+    with reporter.latest() as newest:
+        assert newest is not None
+        return load_supernet(newest, space, config)
 
 
 def tell_ranks(space: Space, alone: Sequence[Candidate], elastic: ElasticCascade, asked: argparse.Namespace) -> None:

@@ -5,12 +5,9 @@ goes on from the last one: nothing that was measured is lost, and at most one ep
 """
 
 import json
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,11 +19,12 @@ from dvt.inference import measure_latency
 from dvt.models import Cascade, macs_per_exit
 from dvt.search.choices import BudgetRange
 from dvt.search.objective import EpochFront, hypervolume, point_within, validation_front
+from dvt.train.folder_reporter import FolderReporter, last_checkpoint
 from dvt.train.loop import Worker, train_cascade
-from dvt.train.past_run import CHECKPOINTS, best_name, local_checkpoint
+from dvt.train.past_run import best_name
 from dvt.train.storage import RunFolder
 
-EPOCHS, LATEST, COSTS = "epochs", "latest.json", "costs.json"
+EPOCHS, COSTS = "epochs", "costs.json"
 Report = Callable[[Mapping[str, float]], None]
 
 
@@ -131,44 +129,8 @@ def train_alone(recipe: Recipe, folder: RunFolder, keeper: FrontKeeper, report: 
         report: Told each epoch's metrics once its checkpoint is kept; may end the process.
     """
     data = open_data(recipe.data, recipe.cascade)
-    train_cascade(recipe, data, Worker(trial_device(recipe)), _FolderReporter(folder, report), keeper.start_clock())
-
-
-class _FolderReporter:
-    """The loop's `Reporter` over a trial's folder: keeps the last checkpoint, complete or not there."""
-
-    def __init__(self, folder: RunFolder, report: Report) -> None:
-        self._folder = folder
-        self._report = report
-
-    @contextmanager
-    def latest(self) -> Iterator[Path | None]:
-        if not self._folder.has(LATEST):
-            yield None
-            return
-        with local_checkpoint(self._folder, checkpoint_name(self._folder)) as place:
-            yield place
-
-    def report(self, metrics: Mapping[str, float], step: int, checkpoint: Path | None) -> None:
-        if checkpoint is None:
-            return
-        self._keep(f"{int(metrics['epoch']):05d}", checkpoint)
-        self._report(metrics)
-
-    def _keep(self, name: str, checkpoint: Path) -> None:
-        filesystem, root = self._folder.filesystem, f"{self._folder.path}/{CHECKPOINTS}"
-        filesystem.makedirs(root, exist_ok=True)
-        place = f"{root}/{name}"
-        if filesystem.exists(place):  # half of one, of a try that was killed
-            filesystem.rm(place, recursive=True)
-        if self._folder.is_local:
-            shutil.copytree(checkpoint, place)
-        else:
-            filesystem.put(f"{checkpoint}/", f"{place}/", recursive=True)
-        self._folder.write(LATEST, json.dumps({"checkpoint": name}))
-        for old in filesystem.ls(root, detail=False):
-            if old.rstrip("/").rpartition("/")[2] != name:
-                filesystem.rm(old, recursive=True)
+    reporter = FolderReporter(folder, lambda metrics, step: report(metrics) if "hypervolume" in metrics else None)
+    train_cascade(recipe, data, Worker(trial_device(recipe)), reporter, keeper.start_clock())
 
 
 def checkpoint_name(folder: RunFolder) -> str:
@@ -177,7 +139,7 @@ def checkpoint_name(folder: RunFolder) -> str:
     Raises:
         CheckpointError: If it has none.
     """
-    return str(json.loads(folder.read(LATEST))["checkpoint"]) if folder.has(LATEST) else best_name(folder)
+    return last_checkpoint(folder) or best_name(folder)
 
 
 def _read_epoch(folder: RunFolder, name: str) -> EpochFront:

@@ -1,53 +1,66 @@
-"""A `Reporter` for a training in this process alone: the newest checkpoint lies in a folder of this machine."""
+"""A `Reporter` for a training in this process alone: the last checkpoint lies in the run's folder, whole or not there.
 
-import os
+`checkpoints/<step>/` is written first, then `latest.json`, which names it; then the one before is removed. What a
+killed process left of one is not named, and written anew.
+"""
+
+import json
 import shutil
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-PREFIX = "checkpoint_"
+from dvt.train.past_run import CHECKPOINTS, local_checkpoint
+from dvt.train.storage import RunFolder
 
+LATEST = "latest.json"
 OnMetrics = Callable[[Mapping[str, float], int], None]
 
 
 class FolderReporter:
-    """Keeps the newest checkpoint, whole at every moment, and hands metrics on.
+    """Keeps the last checkpoint, then hands metrics on.
 
     Args:
-        folder: Where the checkpoint lies; made when there is one.
-        on_metrics: Told metrics and the step they were reached at.
+        folder: The run's, on a disk or in a bucket.
+        on_metrics: Told metrics and the step they were reached at, once the checkpoint that comes with them is kept.
     """
 
-    def __init__(self, folder: Path, on_metrics: OnMetrics = lambda metrics, step: None) -> None:
-        self.folder = folder
-        self.on_metrics = on_metrics
-
-    @property
-    def newest(self) -> Path | None:
-        """The newest checkpoint; None if there is none yet."""
-        return max(self.folder.glob(f"{PREFIX}*"), default=None)
+    def __init__(self, folder: RunFolder, on_metrics: OnMetrics = lambda metrics, step: None) -> None:
+        self._folder = folder
+        self._on_metrics = on_metrics
 
     @contextmanager
     def latest(self) -> Iterator[Path | None]:
-        """The newest checkpoint while the context lasts; None if there is none yet."""
-        yield self.newest
+        """The last checkpoint as a local folder while the context lasts; None if there is none yet."""
+        name = last_checkpoint(self._folder)
+        if name is None:
+            yield None
+        else:
+            with local_checkpoint(self._folder, name) as place:
+                yield place
 
     def report(self, metrics: Mapping[str, float], step: int, checkpoint: Path | None) -> None:
-        """Hand metrics on, and let a checkpoint take the place of those before."""
-        self.on_metrics(metrics, step)
-        if checkpoint is None:
-            return
-        before = [path for pattern in (f"{PREFIX}*", ".*.partial") for path in self.folder.glob(pattern)]
-        partial = self.folder / f".{uuid.uuid4().hex[:8]}.partial"
-        try:
-            shutil.copytree(checkpoint, partial)
-            for path in partial.iterdir():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
-            partial.rename(self.folder / f"{PREFIX}{step:09d}")
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-        for old in before:
-            shutil.rmtree(old)
+        """Let a checkpoint take the place of the one before, and hand metrics on."""
+        if checkpoint is not None:
+            self._keep(f"{step:09d}", checkpoint)
+        self._on_metrics(metrics, step)
+
+    def _keep(self, name: str, checkpoint: Path) -> None:
+        filesystem, root = self._folder.filesystem, f"{self._folder.path}/{CHECKPOINTS}"
+        filesystem.makedirs(root, exist_ok=True)
+        place = f"{root}/{name}"
+        if filesystem.exists(place):
+            filesystem.rm(place, recursive=True)
+        if self._folder.is_local:
+            shutil.copytree(checkpoint, place)
+        else:
+            filesystem.put(f"{checkpoint}/", f"{place}/", recursive=True)
+        self._folder.write(LATEST, json.dumps({"checkpoint": name}))
+        for old in filesystem.ls(root, detail=False):
+            if old.rstrip("/").rpartition("/")[2] != name:
+                filesystem.rm(old, recursive=True)
+
+
+def last_checkpoint(folder: RunFolder) -> str | None:
+    """Name of the last checkpoint that a `FolderReporter` kept whole; None if there is none."""
+    return str(json.loads(folder.read(LATEST))["checkpoint"]) if folder.has(LATEST) else None

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from fsspec.implementations.local import LocalFileSystem
 
 from dvt.config import AugmentConfig, ConfigError, DataConfig, OptimizerConfig, Recipe, TrainConfig
 from dvt.exits import score_exits
@@ -21,6 +22,7 @@ from dvt.train.errors import CheckpointError
 from dvt.train.folder_reporter import FolderReporter
 from dvt.train.init_from import init_from
 from dvt.train.loop import BEST_METRIC
+from dvt.train.storage import RunFolder
 from tests.unit.search.tiny import space
 from tests.unit.train.tiny import CASCADE, CPU, make_data
 
@@ -69,9 +71,15 @@ class Rows(FolderReporter):
     """Keeps the metrics too, and ends the training after some epochs."""
 
     def __init__(self, folder: Path, epochs: int | None = None) -> None:
-        super().__init__(folder, lambda metrics, step: self.rows.append((step, dict(metrics))))
+        kept = RunFolder(LocalFileSystem(), str(folder), folder.name)
+        super().__init__(kept, lambda metrics, step: self.rows.append((step, dict(metrics))))
+        self.folder = folder
         self.rows: list[tuple[int, dict[str, float]]] = []
         self.epochs = epochs
+
+    @property
+    def newest(self) -> Path | None:
+        return max((self.folder / "checkpoints").glob("*"), default=None)
 
     def report(self, metrics: Mapping[str, float], step: int, checkpoint: Path | None) -> None:
         super().report(metrics, step, checkpoint)
@@ -104,7 +112,7 @@ def test_a_sandwich_holds_the_dearest_the_cheapest_and_random_ones() -> None:
 
 
 def test_only_the_newest_checkpoint_is_kept_and_epochs_are_told(whole: Rows) -> None:
-    assert [path.name for path in whole.folder.iterdir()] == ["checkpoint_000000006"]
+    assert [path.name for path in (whole.folder / "checkpoints").iterdir()] == ["000000006"]
     assert [step for step, _ in whole.rows] == [1, 2, 3, 4, 5, 6]
     measured = [metrics for _, metrics in whole.rows if "epoch" in metrics]
     assert [metrics["epoch"] for metrics in measured] == [1, 2, 3]
@@ -188,8 +196,9 @@ def test_other_shared_weights_are_not_gone_on_with(whole: Rows, config: Supernet
 
 def test_a_checkpoint_of_a_cascade_is_refused(whole: Rows, tmp_path: Path) -> None:
     assert whole.newest is not None
-    folder = tmp_path / "checkpoint_000000001"
-    folder.mkdir()
+    folder = tmp_path / "checkpoints" / "000000001"
+    folder.mkdir(parents=True)
+    (tmp_path / "latest.json").write_text('{"checkpoint": "000000001"}')
     for path in whole.newest.iterdir():
         if path.suffix != ".json":
             (folder / path.name).write_bytes(path.read_bytes())

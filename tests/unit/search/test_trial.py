@@ -75,7 +75,7 @@ def test_a_trial_that_is_cut_off_goes_on_bit_for_bit(search: RunFolder, recipe: 
 
 def test_half_a_checkpoint_is_not_taken_for_one(search: RunFolder, recipe: Recipe) -> None:
     place = trial_folder(search, 0)
-    half = Path(place.path, "checkpoints", "00001")
+    half = Path(place.path, "checkpoints", "000000004")  # of the first epoch
     half.mkdir(parents=True)
     (half / "model.safetensors").write_bytes(b"half")
     train_alone(recipe, place, keeper_of(place, recipe), lambda metrics: None)
