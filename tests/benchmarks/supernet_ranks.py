@@ -8,6 +8,7 @@ same validation images; thresholds come from the other half of the calibration i
 """
 
 import argparse
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -121,13 +122,16 @@ def tell_ranks(space: Space, alone: Sequence[Candidate], elastic: ElasticCascade
         width = cascade.feature_reuse_dim if any(r.feature_depth for r in reuse) else "-"
         print(f"| {grids} | {width} | {depths or '-'} | {macs} | {own:.4f} | {inherited:.4f} | {' | '.join(top1s)} |")
     own, inherited = ([row[place] for row in rows] for place in (1, 2))
-    first = [-macs_per_exit(row[0])[0] for row in rows]
-    print(f"\nKendall's tau of {len(rows)} cascades: {kendalltau(own, inherited).statistic:.3f}", end="")
-    print(f" (p {kendalltau(own, inherited).pvalue:.2g}); of the first exit's cost alone: ", end="")
-    print(f"{kendalltau(own, first).statistic:.3f}")
-    several = [row for row in rows if row[0].num_exits > 1]
-    own, inherited = ([row[place] for row in several] for place in (1, 2))
-    print(f"Of the {len(several)} with more than one exit: {kendalltau(own, inherited).statistic:.3f}")
+    first = [macs_per_exit(row[0])[0] for row in rows]
+    found = kendalltau(own, inherited)
+    print(f"\nKendall's tau of {len(rows)} cascades: {found.statistic:.3f}, p {found.pvalue:.2g}")
+    print(
+        f"Tau of the hypervolume alone with the first exit's cost, negated: {kendalltau(own, first).statistic * -1:.3f}"
+    )
+    # The first exit's cost ranks cascades without any training, so what it leaves equal tells more.
+    pairs = [(i, j) for i, j in itertools.combinations(range(len(rows)), 2) if first[i] == first[j]]
+    same = sum((own[i] > own[j]) == (inherited[i] > inherited[j]) for i, j in pairs)
+    print(f"Of the {len(pairs)} pairs with the same first exit, {same} are in the same order")
 
 
 def main() -> None:
