@@ -3,6 +3,9 @@
 A conditional space has parameters that only some trials have, such as the second grid of three, and fANOVA compares
 trials on what all of them have. So a trial is described by features of its recipe that every cascade has.
 
+Beside `study.py` and `ray_tune.py` this is the one module that knows Optuna: it asks its evaluator, and keeps nothing
+in the search's own study.
+
 Source: Hutter, Hoos, Leyton-Brown, "An Efficient Approach for Assessing Hyperparameter Importance", ICML 2014.
 """
 
@@ -18,6 +21,7 @@ from dvt.config import flatten, to_dict
 from dvt.search.results import TrialResult
 
 LEAST_TRIALS = 4  # fewer say nothing of what mattered
+LEAST_SPREAD = 1e-6  # of hypervolumes; a smaller one is rounding, not what a choice brought
 _TREES = 64
 
 
@@ -68,20 +72,31 @@ def importances(trials: Sequence[TrialResult], seed: int = 0) -> Mapping[str, fl
 
     Returns:
         By feature, the largest first, summing to 1; nothing where there are fewer than four trials, or they differ in
-        no feature or not in hypervolume.
+        no feature or, but for rounding, not in hypervolume.
     """
     values = [trial.epochs[-1].hypervolume for trial in trials]
     columns = varied_features(trials)
-    if len(trials) < LEAST_TRIALS or not columns or len(set(values)) == 1:
+    if len(trials) < LEAST_TRIALS or not columns or max(values) - min(values) < LEAST_SPREAD:
         return {}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize")
     distributions: dict[str, BaseDistribution] = {name: _range(column) for name, column in columns.items()}
-    for index, value in enumerate(values):
+    for index, value in enumerate(_from_0_to_1(values)):
         params = {name: column[index] for name, column in columns.items()}
         study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=value))
     evaluator = FanovaImportanceEvaluator(n_trees=_TREES, seed=seed)
-    return optuna.importance.get_param_importances(study, evaluator=evaluator)
+    shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    return {name: float(share) for name, share in shares.items()}
+
+
+def _from_0_to_1(values: Sequence[float]) -> list[float]:
+    """Values by their place between the least and the largest, which changes no share of their variance.
+
+    A forest splits nothing whose variance is below the rounding of numbers around 1 (scikit-learn 1.9), and Optuna 5.0
+    raises where no tree has split.
+    """
+    low, high = min(values), max(values)
+    return [(value - low) / (high - low) for value in values]
 
 
 def _range(column: Sequence[float]) -> FloatDistribution:
