@@ -14,7 +14,7 @@ from dvt.exits import FrontPoint, FrontReport
 from dvt.exits.bootstrap import Band, FrontBands
 
 LOG_FROM_RATIO = 4.0  # last over first exit's cost from which the cost axis is logarithmic
-_MACS_UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "K"), (1.0, ""))
+MACS_UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "K"), (1.0, ""))
 _SECONDS_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 
 Place = tuple[float, float]  # cost in the axis' unit, accuracy in percent
@@ -57,7 +57,7 @@ def places_over_macs(report: FrontReport, bands: FrontBands | None = None) -> Fr
         report: The exits, budgets, curves and, where one was trained, the static reference.
         bands: How sure its points are, where that is known.
     """
-    unit, prefix = _unit(report.exits[-1].macs, _MACS_UNITS)
+    unit, prefix = unit_of(report.exits[-1].macs, MACS_UNITS)
     static = report.static_reference
     return _places(
         report,
@@ -92,7 +92,7 @@ def places_over_seconds(
     if not is_rising:
         told = ", ".join(f"{value:g}" for value in seconds.ravel()) or "none"
         raise ValueError(f"seconds_per_exit must hold {len(report.exits)} rising seconds above 0, got {told}")
-    unit, name = _unit(float(seconds[-1]), _SECONDS_UNITS)
+    unit, name = unit_of(float(seconds[-1]), _SECONDS_UNITS)
     return _places(
         report,
         bands,
@@ -154,6 +154,6 @@ def _band_places(costs: Sequence[float], bands: Sequence[Band]) -> tuple[BandPla
     return tuple(sorted(places, key=lambda place: place.cost))
 
 
-def _unit(largest: float, units: Sequence[tuple[float, str]]) -> tuple[float, str]:
+def unit_of(largest: float, units: Sequence[tuple[float, str]]) -> tuple[float, str]:
     """The largest unit of which there is at least one, and what it is called."""
     return next(((size, name) for size, name in units if largest >= size), units[-1])

@@ -5,7 +5,6 @@ from itertools import pairwise
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from dvt.exits import FrontReport
 from dvt.exits.bootstrap import FrontBands
@@ -22,6 +21,7 @@ from dvt.tracking.picture_style import (
     fix_layout,
     new_picture,
     set_costs,
+    set_percents,
     set_style,
     set_title,
     use_font,
@@ -101,10 +101,7 @@ def _set_scales(axes: Axes, places: FrontPlaces) -> None:
         low, high = low - margin, high + margin
     set_costs(axes, low, high, places.is_log)
     bottom, top = min(accuracy for _, accuracy in drawn), max(accuracy for _, accuracy in drawn)
-    room = max(top - bottom, 2.0)  # percentage points; a flat front is not blown up until it looks steep
-    margin = 0.14 * room + (room - (top - bottom)) / 2
-    axes.set_ylim(max(bottom - margin, -0.05 * room), min(top + margin, 100 + 0.05 * room))
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
+    set_percents(axes, bottom, top)
 
 
 def _draw_curves(axes: Axes, places: FrontPlaces) -> list[tuple[Place, Place]]:

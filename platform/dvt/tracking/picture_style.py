@@ -61,6 +61,14 @@ def set_costs(axes: Axes, low: float, high: float, is_log: bool) -> None:
     axes.set_xlim(low, high)
 
 
+def set_percents(axes: Axes, bottom: float, top: float) -> None:
+    """Limits of an axis of percents with room around what is drawn, and round ticks."""
+    room = max(top - bottom, 2.0)  # percentage points; a flat curve is not blown up until it looks steep
+    margin = 0.14 * room + (room - (top - bottom)) / 2
+    axes.set_ylim(max(bottom - margin, -0.05 * room), min(top + margin, 100 + 0.05 * room))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
+
+
 def set_style(axes: Axes, cost_label: str, other_label: str) -> None:
     """Names of the axes, a quiet grid, and no frame."""
     axes.set_xlabel(cost_label, color=INK, fontsize=10.5)

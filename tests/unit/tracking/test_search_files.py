@@ -4,12 +4,8 @@ import csv
 import json
 from pathlib import Path
 
-import pytest
-from matplotlib.figure import Figure
-
 from dvt.config import load_recipe
 from dvt.tracking.search_files import write_search_files
-from dvt.tracking.search_plots import draw_hypervolume, draw_importances, draw_parallel, draw_search_front
 from tests.unit.search.made_up import front_of, result_of, trials_of
 
 FRONTS = [
@@ -20,12 +16,6 @@ FRONTS = [
     front_of((9e5, 0.99)),
 ]
 STATES = ["finished", "finished", "finished", "finished", "stopped"]
-
-
-def texts(figure: Figure) -> set[str]:
-    return {text.get_text() for axes in figure.axes for text in axes.texts} | {
-        text.get_text() for legend in figure.legends for text in legend.get_texts()
-    }
 
 
 def test_tables_and_recipes_name_what_they_are_of(tmp_path: Path) -> None:
@@ -48,23 +38,3 @@ def test_tables_and_recipes_name_what_they_are_of(tmp_path: Path) -> None:
     assert "#   700000  72.00 %\n#   5e+06  97.00 %\n" in told
     for name in ("front", "hypervolume", "importance", "parallel"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_the_front_is_drawn_over_the_first_points() -> None:
-    drawn = texts(draw_search_front(result_of(trials_of(FRONTS, STATES), reference=0)))
-    assert {"the search's front", "first point (trial 0)", "other trials", "0", "2"} <= drawn
-    assert "3" not in drawn  # it takes over right beside trial 0: its number would touch
-
-
-def test_stopped_trials_are_part_of_what_was_spent() -> None:
-    figure = draw_hypervolume(result_of(trials_of(FRONTS, STATES), reference=0))
-    assert {"finished trials", "stopped trials", "best so far", "first point"} <= texts(figure)
-    (line,) = (line for line in figure.axes[0].lines if line.get_label() == "best so far")
-    assert max(line.get_xdata()) == pytest.approx(5 * 60 / 3600)  # of all five, the last of which was stopped
-
-
-@pytest.mark.parametrize("draw", [draw_search_front, draw_hypervolume, draw_importances, draw_parallel])
-@pytest.mark.parametrize("count", [0, 1])
-def test_hardly_any_trials_can_be_drawn(draw: object, count: int) -> None:
-    assert callable(draw)
-    assert isinstance(draw(result_of(trials_of(FRONTS[:count]) if count else ())), Figure)
