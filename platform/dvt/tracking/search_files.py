@@ -1,17 +1,24 @@
-"""What a search leaves in files: front and trials as tables, pictures, a recipe for each cascade on the front."""
+"""What a search leaves in files: front and trials as tables, pictures, a recipe for each cascade on the front.
+
+In the tables a cell with a value for each exit, such as thresholds, holds them with spaces between.
+"""
 
 import csv
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dvt.config import recipe_to_yaml
 from dvt.search.importance import features_of
-from dvt.search.results import SearchResult, TrialResult
+from dvt.search.results import SearchResult, TrialResult, UnionPoint
 from dvt.tracking.front_files import save_picture
 from dvt.tracking.search_plots import draw_hypervolume, draw_importances, draw_parallel, draw_search_front
 
 RECIPES = "recipes"
+# Of the tables, also where they have no row; the cost stands under the name of its unit.
+_TRIAL_COLUMNS = ("trial", "state", "epochs", "hypervolume", "top1", "cost", "train_s", "why", "token_grids")
+_POINT_COLUMNS = ("trial", "recipe", "cost", "accuracy", "thresholds", "exit_shares")
 _MOST_TOLD = 8  # points of a front in a recipe's header
 
 
@@ -34,10 +41,12 @@ def write_search_files(folder: Path, result: SearchResult) -> None:
     }
     for name, draw in draws.items():
         save_picture(draw(result), folder / f"{name}.png")
-    _write_table(folder / "trials.csv", [_trial_row(trial, result.budgets.unit) for trial in result.trials])
-    rows = [_point_row(result, index) for index in range(len(result.front))]
+    unit = result.budgets.unit
+    trials = [_trial_row(trial, unit) for trial in result.trials]
+    _write_table(folder / "trials.csv", [unit if name == "cost" else name for name in _TRIAL_COLUMNS], trials)
+    rows = [_point_row(result, point) for point in result.front]
     (folder / "front.json").write_text(json.dumps(rows, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    _write_table(folder / "front.csv", [{name: row[name] for name in row if name != "thresholds"} for row in rows])
+    _write_table(folder / "front.csv", [unit if name == "cost" else name for name in _POINT_COLUMNS], rows)
     for trial in chosen_trials(result):
         place = folder / recipe_name(result, trial.number)
         place.write_text(_header(result, trial) + recipe_to_yaml(trial.recipe), encoding="utf-8")
@@ -55,31 +64,26 @@ def recipe_name(result: SearchResult, number: int) -> str:
 
 
 def _trial_row(trial: TrialResult, unit: str) -> dict[str, Any]:
-    last = trial.last
     row: dict[str, Any] = {"trial": trial.number, "state": trial.state, "epochs": len(trial.epochs)}
-    row |= {
-        "hypervolume": last.hypervolume if last else "",
-        "top1": last.top1 if last else "",
-        unit: last.macs if last else "",
-        "train_s": trial.train_s,
-        "why": trial.why,
-    }
-    return row | {"token_grids": " ".join(map(str, trial.recipe.cascade.token_grids))} | features_of(trial)
+    if trial.last:
+        row |= {"hypervolume": trial.last.hypervolume, "top1": trial.last.top1, unit: trial.last.macs}
+    row |= {"train_s": trial.train_s, "why": trial.why, "token_grids": list(trial.recipe.cascade.token_grids)}
+    return row | features_of(trial)
 
 
-def _point_row(result: SearchResult, index: int) -> dict[str, Any]:
+def _point_row(result: SearchResult, point: UnionPoint) -> dict[str, Any]:
     """A point of the front; `FrontPoint.to_dict` tells thresholds as JSON can hold them."""
-    point = result.front[index]
     told = point.point.to_dict()
     cost = told.pop("macs")
     place = {"trial": point.trial, "recipe": recipe_name(result, point.trial), result.budgets.unit: cost}
     return place | told
 
 
-def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:
-    names = list(dict.fromkeys(name for row in rows for name in row))
+def _write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows below the columns, which are there without a row too, and below others that some row has."""
+    names = list(dict.fromkeys([*columns, *(name for row in rows for name in row)]))
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names)
+        writer = csv.DictWriter(file, names, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
 

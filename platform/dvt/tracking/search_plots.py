@@ -98,9 +98,9 @@ def draw_hypervolume(result: SearchResult) -> Figure:
         style = {"color": TEST, "linewidth": 2, "zorder": 4}
         axes.step(hours[first:], ended_best[first:], where="post", label="best finished so far", **style)
     for trial, _, value in places:
-        if trial.number == result.reference:
+        if trial.number == result.reference and trial.state == "finished":
             axes.axhline(value, color=STATIC, linewidth=1.2, linestyle=DASHED, zorder=2, label="first point")
-    axes.set_xlim(0, 1.05 * hours[-1] or 1.0)  # a test's made-up trials may take no time
+    axes.set_xlim(0, 1.05 * hours[-1] or 1.0)  # an axis needs a length, also where no time was spent
     set_percents(axes, min(values), max(values))
     _finish(figure)
     return figure
