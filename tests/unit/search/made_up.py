@@ -1,5 +1,6 @@
 """Made-up results of searches for tests: trials of the embedded space with fronts that are worked by hand."""
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from dvt.search.results import SearchResult, TrialResult, TrialState
 ROOT = Path(__file__).resolve().parents[3]
 
 
+@functools.cache  # reading it takes longer than most tests
 def embedded() -> Space:
     return load_space(ROOT / "search_spaces" / "embedded.yaml")
 
