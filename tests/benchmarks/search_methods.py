@@ -17,9 +17,9 @@ from pathlib import Path
 
 from dvt.cli.cluster import connected
 from dvt.config import Recipe, RunConfig
+from dvt.exits import hypervolume
 from dvt.models import macs_per_exit
 from dvt.search import Space, load_space
-from dvt.search.objective import hypervolume
 from dvt.search.ray_tune import search_on_cluster
 from dvt.search.record import open_search_folder, open_study, read_result
 from dvt.search.results import TrialResult, union_front

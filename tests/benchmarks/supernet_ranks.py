@@ -22,12 +22,12 @@ from scipy.stats import kendalltau
 
 from dvt.config import CascadeConfig, ExitsConfig, Recipe
 from dvt.data import open_data
-from dvt.exits import ExitScores
+from dvt.exits import ExitScores, hypervolume
 from dvt.models import macs_per_exit
 from dvt.search import Space, load_space
 from dvt.search.elastic import ElasticCascade, Sharing
 from dvt.search.inherited import score_inherited
-from dvt.search.objective import hypervolume, validation_front
+from dvt.search.objective import validation_front
 from dvt.search.supernet import SupernetConfig, load_supernet, train_supernet
 from dvt.train.folder_reporter import FolderReporter
 from dvt.train.storage import RunFolder

@@ -14,6 +14,7 @@ from dvt.exits.confidence import (
 )
 from dvt.exits.front import Front, FrontPoint, measure_point, transfer_front
 from dvt.exits.guarantee import Guarantee, guaranteed_thresholds, split_calibration
+from dvt.exits.hypervolume import hypervolume
 from dvt.exits.lattice import lattice_gap
 from dvt.exits.report import BudgetPoint, ExitRow, FrontReport, GuaranteedPoint, StaticReference, make_report
 from dvt.exits.scores import ExitScores, score_exits
@@ -58,6 +59,7 @@ __all__ = [
     "front_area",
     "geometric_shares",
     "guaranteed_thresholds",
+    "hypervolume",
     "lattice_gap",
     "make_report",
     "margin",

@@ -7,7 +7,6 @@ compared by the accuracy that their best thresholds reach, averaged over budgets
 Shapes: E exits, N images, C classes.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from dvt.exits.confidence import MEASURES, PLAIN, Confidence, Measure, fit_temperatures
 from dvt.exits.front import Front, checked_macs
+from dvt.exits.hypervolume import hypervolume
 from dvt.exits.scores import ExitScores, score_exits
 from dvt.exits.solve import calibrated_front
 
@@ -77,9 +77,7 @@ def front_area(front: Front, macs: Sequence[float]) -> float:
     costs = checked_macs(macs)
     if len(costs) == 1:
         return front.points[-1].accuracy
-    ends = [*(math.log(point.macs) for point in front.points), math.log(costs[-1])]
-    pieces = [(end - start) * point.accuracy for point, start, end in zip(front.points, ends, ends[1:], strict=False)]
-    return math.fsum(pieces) / (ends[-1] - ends[0])
+    return hypervolume(front.points, costs[0], costs[-1])
 
 
 def score_in_chunks(logits: Tensor, labels: Tensor, confidence: Confidence) -> ExitScores:

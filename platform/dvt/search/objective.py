@@ -6,51 +6,13 @@ other, the validation images. The test images are not touched before the end.
 Shapes: E exits, N images.
 """
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from dvt.exits import ExitScores, Front, FrontPoint, calibrated_front, split_calibration, transfer_front
 
 MOST_POINTS = 64  # of a front, evenly spaced in log cost: more would choose among thresholds by validation accuracy
-
-
-class PricedPoint(Protocol):
-    """A cost and what it buys."""
-
-    @property
-    def macs(self) -> float:
-        """Mean cost of an image."""
-        ...
-
-    @property
-    def accuracy(self) -> float:
-        """Share of images classified correctly, from 0 to 1."""
-        ...
-
-
-def hypervolume(points: Iterable[PricedPoint], low: float, high: float) -> float:
-    """Mean over budgets, even in log cost, of the best accuracy within each budget.
-
-    Args:
-        points: In any order; dominated ones do not count.
-        low: Least budget, above 0.
-        high: Largest budget, above `low`; in the unit of the points' cost, as `low`.
-
-    Returns:
-        From 0 to 1; a budget below the cheapest point counts as 0.
-    """
-    area, best, place = 0.0, 0.0, math.log(low)
-    for point in sorted(points, key=lambda point: point.macs):
-        if point.macs > high:
-            break
-        if point.accuracy > best:
-            start = max(place, math.log(point.macs))
-            area += best * (start - place)
-            best, place = point.accuracy, start
-    area += best * (math.log(high) - place)
-    return area / (math.log(high) - math.log(low))
 
 
 @dataclass(frozen=True)
@@ -62,7 +24,7 @@ class EpochFront:
         hypervolume: Of `front` within the space's budgets.
         top1: Accuracy of the front's dearest point within the trial's own budget, the largest where it has none; 0 if
             all are dearer.
-        macs: Its mean cost; that budget if all are dearer.
+        cost: Its mean cost, in the budgets' unit; that budget if all are dearer.
         train_s: Seconds trained so far, over all tries of the trial; measuring is part of it.
         front: Points on validation images.
     """
@@ -70,13 +32,13 @@ class EpochFront:
     epoch: int
     hypervolume: float
     top1: float
-    macs: float
+    cost: float
     train_s: float
     front: Front
 
     def to_dict(self) -> dict[str, Any]:
         """The same in JSON's own types."""
-        names = ("epoch", "hypervolume", "top1", "macs", "train_s")
+        names = ("epoch", "hypervolume", "top1", "cost", "train_s")
         return {name: getattr(self, name) for name in names} | {"front": self.front.to_dict()}
 
     @classmethod

@@ -190,7 +190,7 @@ class CandidateStudy:
 
     def _values(self, metrics: Mapping[str, float]) -> list[float]:
         if self._config.objective == "pareto":
-            return [metrics["top1"], metrics["macs"]]
+            return [metrics["top1"], metrics["cost"]]
         return [metrics["hypervolume"]]
 
     def _recipe(self, number: int, params: Mapping[str, Any]) -> Recipe:

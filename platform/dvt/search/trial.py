@@ -14,11 +14,11 @@ import torch
 
 from dvt.config import Recipe
 from dvt.data import open_data
-from dvt.exits import ExitScores
+from dvt.exits import ExitScores, hypervolume
 from dvt.inference import measure_latency
 from dvt.models import Cascade, macs_per_exit
 from dvt.search.choices import BudgetRange
-from dvt.search.objective import EpochFront, hypervolume, point_within, validation_front
+from dvt.search.objective import EpochFront, point_within, validation_front
 from dvt.train.folder_reporter import FolderReporter, last_checkpoint
 from dvt.train.loop import Worker, train_cascade
 from dvt.train.past_run import best_name
@@ -44,7 +44,7 @@ def read_epochs(folder: RunFolder) -> tuple[EpochFront, ...]:
 
 def metrics_of(epoch: EpochFront) -> dict[str, float]:
     """What a searcher and a scheduler are told of an epoch."""
-    return {name: getattr(epoch, name) for name in ("epoch", "hypervolume", "top1", "macs", "train_s")}
+    return {name: getattr(epoch, name) for name in ("epoch", "hypervolume", "top1", "cost", "train_s")}
 
 
 class FrontKeeper:
@@ -87,7 +87,7 @@ class FrontKeeper:
             epoch=epoch,
             hypervolume=hypervolume(front.points, self._budgets.low, self._budgets.high),
             top1=best.accuracy if best else 0.0,
-            macs=best.macs if best else self._budget,
+            cost=best.macs if best else self._budget,
             train_s=self._spent_s,
             front=front,
         )

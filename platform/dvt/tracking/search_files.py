@@ -66,7 +66,7 @@ def recipe_name(result: SearchResult, number: int) -> str:
 def _trial_row(trial: TrialResult, unit: str) -> dict[str, Any]:
     row: dict[str, Any] = {"trial": trial.number, "state": trial.state, "epochs": len(trial.epochs)}
     if trial.last:
-        row |= {"hypervolume": trial.last.hypervolume, "top1": trial.last.top1, unit: trial.last.macs}
+        row |= {"hypervolume": trial.last.hypervolume, "top1": trial.last.top1, unit: trial.last.cost}
     row |= {"train_s": trial.train_s, "why": trial.why, "token_grids": list(trial.recipe.cascade.token_grids)}
     return row | features_of(trial)
 

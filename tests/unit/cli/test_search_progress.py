@@ -9,7 +9,7 @@ from dvt.search.study import Candidate
 from tests.unit.search.made_up import embedded, front_of, result_of, trials_of
 
 FRONTS = [front_of((6e5, 0.70), (2e6, 0.90)), front_of((7e5, 0.72), (5e6, 0.97))]
-METRICS = {"epoch": 2, "hypervolume": 0.25, "top1": 0.5, "macs": 1e6, "train_s": 3.0}
+METRICS = {"epoch": 2, "hypervolume": 0.25, "top1": 0.5, "cost": 1e6, "train_s": 3.0}
 
 
 def candidates() -> list[Candidate]:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dvt.exits import Front, FrontPoint
+from dvt.exits import Front, FrontPoint, hypervolume
 from dvt.search import Space, load_space
-from dvt.search.objective import EpochFront, hypervolume
+from dvt.search.objective import EpochFront
 from dvt.search.results import SearchResult, TrialResult, TrialState
 
 ROOT = Path(__file__).resolve().parents[3]

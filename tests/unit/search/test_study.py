@@ -27,7 +27,7 @@ def opened(folder: Path, **settings: Any) -> CandidateStudy:
 def worth(candidate: Candidate) -> dict[str, float]:
     """Some value that follows from the candidate alone."""
     grids = candidate.recipe.cascade.token_grids
-    return {"hypervolume": sum(grids) / 20, "top1": sum(grids) / 25, "macs": 1e6 * len(grids), "epoch": 2}
+    return {"hypervolume": sum(grids) / 20, "top1": sum(grids) / 25, "cost": 1e6 * len(grids), "epoch": 2}
 
 
 def finish(study: CandidateStudy, count: int) -> list[Candidate]:
@@ -134,9 +134,11 @@ def test_the_pareto_objective_has_two_values_and_a_budget(tmp_path: Path) -> Non
     loaded = optuna.load_study(study_name=NAME, storage=f"sqlite:///{tmp_path}/study.db")
     assert [direction.name for direction in loaded.directions] == ["MAXIMIZE", "MINIMIZE"]
     values = [(trial.values[0], trial.values[1]) for trial in loaded.get_trials(states=[TrialState.COMPLETE])]
-    assert values == [(worth(candidate)["top1"], worth(candidate)["macs"]) for candidate in candidates]
+    assert values == [(worth(candidate)["top1"], worth(candidate)["cost"]) for candidate in candidates]
 
 
-def test_a_database_that_cannot_be_used_is_told_in_a_sentence() -> None:
-    with pytest.raises(ConfigError, match=r"search\.study_uri must be a database that can be written, got: .+; check"):
-        CandidateStudy(space_of(), "sqlite:////nowhere/at/all/study.db", NAME)
+@pytest.mark.parametrize("uri", ["sqlite:////nowhere/at/all/study.db", "mine", "mine://x", "sqlite:///FOLDER/text.db"])
+def test_a_database_that_cannot_be_used_is_told_in_a_sentence(tmp_path: Path, uri: str) -> None:
+    (tmp_path / "text.db").write_text("no database, but text" * 100)
+    with pytest.raises(ConfigError, match=r"^search\.study_uri must be a database that can be written, got: .+; check"):
+        CandidateStudy(space_of(), uri.replace("FOLDER", str(tmp_path)), NAME)

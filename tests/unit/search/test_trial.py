@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from dvt.config import Recipe, RunConfig, load_recipe
-from dvt.exits import ExitScores
+from dvt.exits import ExitScores, hypervolume
 from dvt.models import macs_per_exit
 from dvt.search.choices import BudgetRange
-from dvt.search.objective import hypervolume, validation_front
+from dvt.search.objective import validation_front
 from dvt.search.record import open_search_folder, read_search, space_tree
 from dvt.search.trial import FrontKeeper, checkpoint_name, exit_costs, read_epochs, train_alone, trial_folder
 from dvt.train.storage import RunFolder
@@ -93,11 +93,11 @@ def test_an_epoch_is_worth_its_validation_front(search: RunFolder, recipe: Recip
     (epoch,) = read_epochs(place)
     assert epoch.front == front
     within = [point for point in front.points if point.macs <= 1e6]
-    assert (epoch.top1, epoch.macs) == (within[-1].accuracy, within[-1].macs)
+    assert (epoch.top1, epoch.cost) == (within[-1].accuracy, within[-1].macs)
     dear, cheap = front.points[-1], front.points[0]
     at = FrontKeeper(place, recipe, BUDGETS, exit_costs(recipe, BUDGETS, place), budget=(cheap.macs + dear.macs) / 2)
     told = at.start_clock()(scores, 2)
-    assert cheap.macs <= told["macs"] <= (cheap.macs + dear.macs) / 2 < dear.macs
+    assert cheap.macs <= told["cost"] <= (cheap.macs + dear.macs) / 2 < dear.macs
     assert told["hypervolume"] == metrics["hypervolume"]
 
 
