@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import optuna
+from optuna.exceptions import OptunaError
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from dvt.config import ConfigError, Problem, Recipe
 from dvt.search.limits import IllegalCandidate
@@ -27,6 +29,8 @@ MOST_REFUSED = 500  # suggestions in a row that may be illegal or known before t
 _POPULATION = 12  # of NSGA-II; Optuna's 50 would not see a second generation in a search of usual size
 _GIVEN, _REFUSED, _FAILED, _TWIN, _FIRST = "given", "refused", "failed", "twin", "first_point"  # attributes of a trial
 
+# What a database that is wrong, away or without a driver raises: SQLAlchemy, Optuna around it, and Python's import.
+_UNUSABLE = (SQLAlchemyError, OptunaError, ImportError, RuntimeError, ValueError)
 _STATES: dict[TrialState, State] = {
     TrialState.COMPLETE: "finished",
     TrialState.PRUNED: "stopped",
@@ -83,14 +87,12 @@ class CandidateStudy:
                 directions=["maximize", "minimize"] if is_pareto else ["maximize"],
                 load_if_exists=True,
             )
-        except Exception as error:  # SQLAlchemy and each database driver have families of their own
+        except _UNUSABLE as error:
             told = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             rule = f"must be a database that can be written, got: {told}; check its address and that it runs"
             raise ConfigError([Problem("search.study_uri", rule)]) from error
         self._study_id = self._storage.get_study_id_from_name(name)
         self._in_flight = [trial.number for trial in self._trials() if trial.state == TrialState.RUNNING]
-        for index, recipe in enumerate(space.first_points):
-            self._enqueue(index, recipe)
 
     def next(self) -> Candidate | None:
         """The next candidate to train: first those that an interrupted search left, then new ones.
@@ -102,9 +104,10 @@ class CandidateStudy:
             trial = self._trials()[self._in_flight.pop(0)]
             if _GIVEN in trial.user_attrs:
                 return Candidate(trial.number, self._recipe(trial.number, trial.params), trial.params)
-            self.study.tell(
-                trial.number, state=TrialState.FAIL
-            )  # the search ended between its suggestion and its check
+            # The search ended between its suggestion and its check.
+            self.study.tell(trial.number, state=TrialState.FAIL)
+        for index, recipe in enumerate(self._space.first_points):
+            self._enqueue(index, recipe)
         if sum(_GIVEN in trial.user_attrs for trial in self._trials()) >= self._config.num_trials:
             return None
         for _ in range(MOST_REFUSED):
