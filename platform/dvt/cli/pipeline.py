@@ -92,7 +92,7 @@ def run_recipe(recipe: Recipe, tracking_uri: str, budgets: Sequence[float], cons
             budgets,
             static,
         )
-        _keep_front(run, report, bootstrap_report(report, test))
+        keep_front(folder, record, report, bootstrap_report(report, test))
         model = _keep_model(run, best, report, data)
     folder.finish({"model": model.model_uri, "mlflow_run": record.run_id})
     return Outcome(report, _places(run, model))
@@ -136,13 +136,13 @@ def _static_reference(run: _Run, tracking_uri: str) -> StaticReference:
     return StaticReference(token_grid=grid, macs=macs, test_top1=test.top1[0])
 
 
-def _keep_front(run: _Run, report: FrontReport, bands: FrontBands) -> None:
+def keep_front(folder: RunFolder, record: RunRecord, report: FrontReport, bands: FrontBands) -> None:
     """The front as data, table, pictures and page, in the run's folder and with its MLflow run."""
     with tempfile.TemporaryDirectory(prefix="dvt-") as scratch:
         local = Path(scratch) / FRONT
         write_front_files(local, report, bands)
-        run.folder.put(local)
-        log_front(run.record, local)
+        folder.put(local)
+        log_front(record, local)
 
 
 def _keep_model(run: _Run, best: Checkpoint, report: FrontReport, data: DataSummary) -> ModelRecord:
@@ -184,18 +184,22 @@ def register_checkpoint(
         return log_and_register_model(record, content, registered_name=name)
 
 
+def told_model(model: ModelRecord) -> str:
+    """Where a model is in the registry."""
+    if model.registered_name is None:
+        return "not registered (run.is_registered is false)"
+    return f"{model.registered_name} version {model.version}, alias candidate"
+
+
 def _places(run: _Run, model: ModelRecord) -> dict[str, str]:
     """Where everything is, by what it is called."""
     front = f"{run.folder.address}/{FRONT}"
-    registered = "not registered (run.is_registered is false)"
-    if model.registered_name is not None:
-        registered = f"{model.registered_name} version {model.version}, alias candidate"
     return {
         "front": f"{front}/front.png",
         "front's data": f"{front}/front.json and front.csv",
         "front's page": f"{front}/front.html",
         "checkpoints": f"{run.folder.address}/checkpoints",
         "MLflow run": f"{run.record.run_id} at {run.record.address}",
-        "model": registered,
+        "model": told_model(model),
         "see it": page_command(run.record),
     }

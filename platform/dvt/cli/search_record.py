@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from dvt.config import to_dict
-from dvt.exits import FrontReport
-from dvt.search.results import TrialResult
 from dvt.search.space import Space
 from dvt.search.study import Candidate
 from dvt.search.trial import read_epochs, trial_folder
@@ -23,7 +21,6 @@ from dvt.tracking import (
     log_tags,
     open_run,
 )
-from dvt.tracking.front_files import write_front_files
 from dvt.tracking.runs import RunStatus
 from dvt.train.storage import RUN, RunFolder
 
@@ -84,7 +81,8 @@ class SearchRecord:
 
     def measured(self, candidate: Candidate, metrics: Mapping[str, float]) -> None:
         """Keep an epoch's metrics."""
-        told = {f"search/{name}": metrics[name] for name in ("hypervolume", "top1", "macs", "train_s")}
+        told = {f"search/{name}": metrics[name] for name in ("hypervolume", "top1", "train_s")}
+        told[f"search/mean_{self._space.budgets.unit}"] = metrics["cost"]
         self._sinks[candidate.number].log_metrics(told, step=int(metrics["epoch"]))
 
     def ended(self, candidate: Candidate, state: str, why: str) -> None:
@@ -101,14 +99,6 @@ class SearchRecord:
             told = {"search/hypervolume": epochs[-1].hypervolume}
             MlflowSinkFactory.of(self.parent)().log_metrics(told, step=candidate.number)
         finish_run(record, _STATUS[state])
-
-    def keep_front(self, trial: TrialResult, report: FrontReport) -> None:
-        """Keep what a trial reached on the test images: data, table and pictures."""
-        with tempfile.TemporaryDirectory(prefix="dvt-") as scratch:
-            local = Path(scratch) / "front"
-            write_front_files(local, report, None)
-            trial_folder(self._folder, trial.number).put(local)
-            log_front(self.of(trial.number), local)
 
     def _leave(self) -> None:
         """Close the runs of trials that an interruption cut off."""

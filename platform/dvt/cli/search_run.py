@@ -12,14 +12,15 @@ from rich.console import Console
 
 from dvt.cli.cluster import connected
 from dvt.cli.measured import measured_report
-from dvt.cli.pipeline import register_checkpoint
+from dvt.cli.pipeline import keep_front, register_checkpoint, told_model
 from dvt.cli.search import space_file
 from dvt.cli.search_progress import SearchProgress, print_search
 from dvt.cli.search_record import SearchRecord
 from dvt.cli.search_report import keep_report
 from dvt.cli.summary import print_places, print_report
 from dvt.cli.train import at_home
-from dvt.exits import FrontReport, checked_budgets
+from dvt.exits import ExitScores, FrontReport, checked_budgets
+from dvt.exits.bootstrap import bootstrap_report
 from dvt.models import macs_per_exit
 from dvt.search import Space, load_space
 from dvt.search.ray_tune import search_on_cluster
@@ -62,7 +63,7 @@ def run(words: Sequence[str], prog: str = "dvt search run", default_space: Path 
             places = keep_report(folder, result, record.parent)
     if outcome is not None:
         print_report(console, outcome.report)
-        places["model"] = f"{outcome.model.registered_name or 'not registered'} {outcome.model.version or ''}".strip()
+        places["model"] = told_model(outcome.model)
     places["MLflow run"] = f"{record.parent.run_id} at {record.parent.address}"
     places["see it"] = page_command(record.parent)
     print_places(console, places)
@@ -114,32 +115,26 @@ def _finalists(
     outcome = None
     for trial in chosen_trials(result):
         console.print(f"{trial.recipe.name}: measuring on the test images", highlight=False)
-        checkpoint = _checkpoint(folder, trial)
-        report = _report(trial, checkpoint)
-        record.keep_front(trial, report)
+        place, own = trial_folder(folder, trial.number), record.of(trial.number)
+        checkpoint = kept_checkpoint(place, checkpoint_name(place))
+        report, test = _measured(trial, checkpoint)
+        keep_front(place, own, report, bootstrap_report(report, test))
         if trial is result.best:
             # Named by the space, so that each search of it makes another version of one model.
             named = replace(trial.recipe, name=space.name)
-            outcome = _Outcome(report, register_checkpoint(named, record.of(trial.number), checkpoint, report, data))
+            outcome = _Outcome(report, register_checkpoint(named, own, checkpoint, report, data))
     return outcome
 
 
-def _checkpoint(folder: RunFolder, trial: TrialResult) -> Checkpoint:
-    place = trial_folder(folder, trial.number)
-    return kept_checkpoint(place, checkpoint_name(place))
-
-
-def _report(trial: TrialResult, checkpoint: Checkpoint) -> FrontReport:
+def _measured(trial: TrialResult, checkpoint: Checkpoint) -> tuple[FrontReport, ExitScores]:
     recipe = trial.recipe
-    budgets = checked_budgets(macs_per_exit(recipe.cascade), recipe.exits.budgets_macs)
-    report, _ = measured_report(
+    return measured_report(
         recipe,
         predict_on_cluster(recipe, checkpoint),
         lambda confidence: score_on_cluster(recipe, checkpoint, "test", confidence),
-        budgets,
-        None,
+        checked_budgets(macs_per_exit(recipe.cascade), recipe.exits.budgets_macs),
+        static=None,
     )
-    return report
 
 
 def _asked_space(words: Sequence[str], prog: str, default: Path | None) -> Space:

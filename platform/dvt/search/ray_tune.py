@@ -10,6 +10,7 @@ import tempfile
 from collections import namedtuple
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -64,7 +65,7 @@ def search_on_cluster(space: Space, folder: RunFolder, study: CandidateStudy, ob
     cluster, total_epochs = space.base.cluster, space.base.optimizer.total_epochs
     parallel = min(room_for(cluster), space.search.max_parallel or space.search.num_trials)
     searcher = _StudySearcher(study, observer, total_epochs)
-    trainable = partial(_run_trial, folder=trial_root(folder), budgets=space.budgets)
+    trainable = partial(_run_trial, folder=replace(folder, lock=None), budgets=space.budgets)
     with tempfile.TemporaryDirectory(prefix="dvt-tune-") as scratch:
         tune.Tuner(
             tune.with_resources(trainable, tune.PlacementGroupFactory([trial_resources(cluster)])),
@@ -108,11 +109,6 @@ def room_for(cluster: ClusterConfig) -> int:
 def trial_resources(cluster: ClusterConfig) -> dict[str, float]:
     """What Tune reserves for a trial: all of a single worker; several are reserved by Ray Train."""
     return cluster.worker_resources if cluster.num_workers == 1 else _NEXT_TO_NOTHING
-
-
-def trial_root(folder: RunFolder) -> RunFolder:
-    """The search's folder as other processes hold it."""
-    return RunFolder(folder.filesystem, folder.path, folder.name)
 
 
 class _StudySearcher(Searcher):
