@@ -99,6 +99,7 @@ def test_a_search_is_submitted_and_goes_on_with_more_trials(cluster: RayCluster,
         assert run.data.tags["search.state"] == {"COMPLETE": "finished", "PRUNED": "stopped"}[states[number].name]
     version = client.get_model_version_by_alias("dvt-embedded", "candidate")
     assert version.run_id in {run.info.run_id for run in children}
+    assert "dvt-embedded version 1, alias candidate" in told
     recipes = sorted((folder / "report" / "recipes").glob("*.yaml"))
     assert recipes
     for path in recipes:
@@ -164,6 +165,24 @@ def test_a_killed_raylet_costs_only_its_own_trials(tmp_path: Path) -> None:
     assert list(given_out(tmp_path).values()) == [TrialState.COMPLETE] * 5
     assert set(started(driver.text).values()) == {1}
     assert max(Counter(measured(driver.text)).values()) == 1
+
+
+def test_trials_that_fail_are_told_and_the_search_goes_on(cluster: RayCluster, tmp_path: Path) -> None:
+    """Half of the learning rates leave no number of the loss."""
+    tree = yaml.safe_load((ROOT / "search_spaces" / "embedded.yaml").read_text())
+    tree["base"] = {**tree["base"], "recipe": str(ROOT / "jobs" / "recipes" / "embedded.yaml")}
+    tree["training"] = {"optimizer.lr": [4e-3, 1e30]}
+    place = tmp_path / "space.yaml"
+    place.write_text(yaml.safe_dump(tree))
+    words = tiny("--search.sampler", "random", "--search.is-pruned", "false", "--search.seed", "1", trials=4)
+    words[1] = str(place)
+    with driving(words, cwd=tmp_path, env=cluster.env, python=cluster.python, job=JOB) as driver:
+        assert driver.finish() == 0, driver.text
+    states = list(given_out(tmp_path).values())
+    assert set(states) == {TrialState.COMPLETE, TrialState.FAIL}
+    assert len(states) == 4
+    told = driver.text.count(": failed: the loss must stay a number, got nan up to step ")
+    assert told == states.count(TrialState.FAIL)
 
 
 def test_more_trials_than_fit_wait_for_one_another(cluster: RayCluster, tmp_path: Path) -> None:
