@@ -133,26 +133,34 @@ def spent_for(points: Sequence[tuple[float, float]], value: float) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Compare searches at equal compute.")
+    parser = argparse.ArgumentParser(
+        description="Compare searches at equal compute.",
+        epilog="Other fields are those of the space's base recipe and of its search, as for `dvt search run`.",
+    )
     parser.add_argument("--folder", type=Path, required=True, help="keeps the searches")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--train-images", type=int, default=8192)
     parser.add_argument("--whole-trials", type=float, default=16, help="compute, in whole trials of the first point")
-    asked = parser.parse_args()
+    parser.add_argument("--only", choices=METHODS, help="run the searches of this method, and compare nothing")
+    asked, others = parser.parse_known_args()
     curves: dict[str, list[list[tuple[float, float]]]] = {name: [] for name in METHODS}
     compute = 0.0
     for seed in range(asked.seeds):
         for name, (sampler, is_pruned) in METHODS.items():
+            if asked.only not in (None, name):
+                continue
             words = f"--search.sampler {sampler} --search.is-pruned {is_pruned} --search.seed {seed}"
             words += f" --optimizer.epochs {asked.epochs} --data.train-images {asked.train_images}"
             words += f" --search.num-trials {MOST_TRIALS}"
-            space = load_space(ROOT / "search_spaces" / "embedded.yaml", words.split())
+            space = load_space(ROOT / "search_spaces" / "embedded.yaml", [*words.split(), *others])
             compute = asked.whole_trials * asked.epochs * macs_of_epoch(space.first_points[0])
             folder = asked.folder / f"{sampler}-{is_pruned}-{seed}"
             points = search(space, folder.resolve(), compute)
             curves[name].append(points)
             print(f"seed {seed}, {name}: {value_at(points, compute):.4f} after {len(points)} whole trials", flush=True)
+    if asked.only:
+        return
     print("\nhypervolume at a share of the compute, median over seeds (least to largest)")
     for share in (0.25, 0.5, 0.75, 1.0):
         cells = []

@@ -111,8 +111,8 @@ def _load_base(given: Any, folder: Path, overrides: Sequence[str]) -> Recipe:
     else:
         raise ConfigError([Problem("base", f"must be the path of a recipe, or its fields, got {spell(given)}")])
     try:
-        recipe = load_recipe(source, overrides)
-        return recipe_from_dict(_merged(to_dict(recipe), changes)) if changes else recipe
+        # The command line has the last word, also over what the space changes of its recipe.
+        return load_recipe(_merged(to_dict(load_recipe(source)), changes) if changes else source, overrides)
     except ConfigError as error:
         raise ConfigError(problem.below("base") for problem in error.problems) from error
 

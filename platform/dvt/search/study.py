@@ -26,7 +26,7 @@ from dvt.search.suggester import Suggester
 
 BUDGET = "budget"  # the budget that a candidate of the pareto objective is measured at, a parameter like others
 MOST_REFUSED = 500  # suggestions in a row that may be illegal or known before the space counts as exhausted
-_POPULATION = 12  # of NSGA-II; Optuna's 50 would not see a second generation in a search of usual size
+_POPULATION = 8  # of NSGA-II; Optuna's 50 would not see a second generation in a search of usual size
 _GIVEN, _REFUSED, _FAILED, _TWIN, _FIRST = "given", "refused", "failed", "twin", "first_point"  # attributes of a trial
 
 # What a database that is wrong, away or without a driver raises: SQLAlchemy, Optuna around it, and Python's import.

@@ -224,6 +224,7 @@ def test_fields_of_a_base_file_can_be_changed(tmp_path: Path) -> None:
     base = {"recipe": "base.yaml", "optimizer": {"epochs": 7}, "loss": {"distill_weight": 0.5}}
     found = space_from_dict(tree(base=base), tmp_path).base
     assert (found.optimizer.epochs, found.optimizer.warmup_epochs, found.loss.distill_weight) == (7, 1, 0.5)
+    assert space_from_dict(tree(base=base), tmp_path, ["--optimizer.epochs", "8"]).base.optimizer.epochs == 8
     with pytest.raises(ConfigError) as caught:
         space_from_dict(tree(base=base | {"los": {}}), tmp_path)
     told = "base.los must be a known field, got 'los'; did you mean loss?"
