@@ -25,11 +25,13 @@ from dvt.data import open_data
 from dvt.exits import ExitScores, hypervolume
 from dvt.models import macs_per_exit
 from dvt.search import Space, load_space
-from dvt.search.elastic import ElasticCascade, Sharing
+from dvt.search.elastic import ElasticCascade
 from dvt.search.inherited import score_inherited
 from dvt.search.objective import validation_front
-from dvt.search.supernet import SupernetConfig, load_supernet, train_supernet
+from dvt.search.settings import Sharing, SupernetConfig
+from dvt.search.supernet import load_supernet, train_supernet
 from dvt.train.folder_reporter import FolderReporter
+from dvt.train.loop import Worker
 from dvt.train.storage import RunFolder
 from tests.benchmarks.trainings import CPU, Arm, trained
 
@@ -97,7 +99,8 @@ def train_shared(space: Space, asked: argparse.Namespace) -> ElasticCascade:
 
     folder = RunFolder(LocalFileSystem(), str((asked.output / name).resolve()), name)
     reporter = FolderReporter(folder, tell)
-    train_supernet(space, recipe, config, open_data(recipe.data, recipe.cascade), CPU, reporter)
+    data = open_data(recipe.data, recipe.cascade)
+    train_supernet(recipe, data, Worker(CPU), reporter, space=space, config=config)
     with reporter.latest() as newest:
         assert newest is not None
         return load_supernet(newest, space, config)

@@ -164,6 +164,20 @@ class CascadeSet:
             context_dim=config.feature_reuse_dim,
         )
 
+    def require_one_width(self) -> None:
+        """Refuse what cascades cannot differ in that share their weights.
+
+        Raises:
+            ConfigError: If they differ in the width of tokens or in heads.
+        """
+        rules = Rules()
+        for name in ("embed_dim", "num_heads"):
+            values = self.values(name)
+            told = ", ".join(map(str, values))
+            rule = f"must hold one value where cascades share weights, got {told}; search each in a space of its own"
+            rules.require(len(values) == 1, f"cascade.{name}", rule)
+        rules.enforce()
+
     def _check_depths(self, rules: Rules, name: str) -> None:
         given, depths = getattr(self.choices, name), self.values("depth")
         deepest = max(depths)

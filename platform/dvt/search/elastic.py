@@ -7,19 +7,18 @@ patch embedding and position embedding, as in Beyer et al., "FlexiViT: One Model
 """
 
 from dataclasses import fields, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dvt.config import CascadeConfig, Rules, StageConfig
+from dvt.config import CascadeConfig, StageConfig
 from dvt.models import Cascade
 from dvt.search.cascades import CascadeSet
 from dvt.search.choices import BACKBONE_FIELDS
+from dvt.search.settings import Sharing
 from dvt.search.shared_stage import SharedStage
 from dvt.search.skeleton import Skeleton
-
-Sharing = Literal["grid", "position"]
 
 MOST_SKELETONS = 64  # kept; of those that are sampled, few come twice
 
@@ -38,7 +37,7 @@ class ElasticCascade(nn.Module):
 
     def __init__(self, cascades: CascadeSet, sharing: Sharing = "grid") -> None:
         super().__init__()
-        _require_one_width(cascades)
+        cascades.require_one_width()
         self.cascades, self.sharing = cascades, sharing
         grids: dict[str, set[int]] = {}
         later: set[str] = set()  # those that may have a stage before them
@@ -176,13 +175,3 @@ class ElasticCascade(nn.Module):
                 for reuse in shape.reuses
             )
         )
-
-
-def _require_one_width(cascades: CascadeSet) -> None:
-    rules = Rules()
-    for name in ("embed_dim", "num_heads"):
-        values = cascades.values(name)
-        told = ", ".join(map(str, values))
-        rule = f"must hold one value where cascades share weights, got {told}; search each in a space of its own"
-        rules.require(len(values) == 1, f"cascade.{name}", rule)
-    rules.enforce()

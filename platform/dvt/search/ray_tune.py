@@ -27,6 +27,7 @@ from dvt.search.space import Space
 from dvt.search.study import Candidate, CandidateStudy
 from dvt.search.trial import FrontKeeper, exit_costs, metrics_of, read_epochs, train_alone, trial_folder
 from dvt.train.errors import TrainingError
+from dvt.train.loop import train_cascade
 from dvt.train.ray_train import FATAL, train_on_cluster
 from dvt.train.storage import RunFolder
 
@@ -243,7 +244,8 @@ def _train(recipe: Recipe, place: RunFolder, keeper: FrontKeeper) -> None:
     if recipe.cluster.num_workers == 1:
         train_alone(recipe, place, keeper, lambda metrics: tune.report(dict(metrics)))
     else:
-        train_on_cluster(recipe, place, partial(_TuneSink, TuneReportCallback()), keeper.start_clock())
+        loop = partial(train_cascade, on_scores=keeper.start_clock())
+        train_on_cluster(recipe, place, partial(_TuneSink, TuneReportCallback()), loop)
 
 
 class _TuneSink:

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from dvt.config import ConfigError, Problem, Recipe
 from dvt.data import Batch, DataSets, Mixer, batches_per_epoch, check_skipped, train_batches
 from dvt.exits import ExitScores
+from dvt.models import Cascade
 from dvt.train.checkpoint import load_checkpoint, restore, save_checkpoint
 from dvt.train.errors import TrainingError
 from dvt.train.evaluate import score_images
@@ -29,6 +30,7 @@ from dvt.train.step import Stepper, StepSums
 T = TypeVar("T")
 # Told the scores of all calibration images and the number of epochs; gives more metrics. Called by rank 0, picklable.
 OnScores = Callable[[ExitScores, int], Mapping[str, float]]
+Loop = Callable[[Recipe, DataSets, "Worker", "Reporter"], None]  # `train_cascade`, or what trains another model
 BEST_METRIC = "calibration/top1_mean"  # the checkpoint with the highest one is kept besides the last
 
 
@@ -145,7 +147,7 @@ def _run_epoch(
         stepper.step([next(timed) for _ in range(accum)], sums)
         is_last = index + 1 == steps_per_epoch
         if is_last or state.step % recipe.train.log_every_steps == 0:
-            skipped |= _gather_names(sums.skipped, worker)
+            skipped |= gather_names(sums.skipped, worker)
             metrics = _train_metrics(stepper, sums, timed, worker) | {"data/skipped_images": len(skipped)}
             check_skipped(skipped, len(data.train))
             if is_last:
@@ -177,7 +179,7 @@ class _Timed(Iterator[Batch]):
 def _train_metrics(stepper: Stepper, sums: StepSums, timed: _Timed, worker: Worker) -> dict[str, float]:
     """What the steps since the last log came to, over all workers."""
     counts = sums.loss.new_tensor([sums.images, sums.micro_batches])
-    totals = _add_up(torch.cat((sums.loss[None], sums.per_exit, sums.correct, counts)), worker)
+    totals = add_up(torch.cat((sums.loss[None], sums.per_exit, sums.correct, counts)), worker)
     loss, *rest, images, micro_batches = totals.tolist()
     num_exits = len(sums.per_exit)
     if not math.isfinite(loss):
@@ -203,13 +205,7 @@ def _measure(
     state: TrainingState, recipe: Recipe, data: DataSets, worker: Worker, on_scores: OnScores | None, epoch: int
 ) -> dict[str, float]:
     """Top-1 of every exit on the calibration images; the test images are not touched before the end."""
-    scores = score_images(
-        state.evaluated_model, data.calibration, recipe.data, worker.device, worker.rank, worker.world_size
-    )
-    correct = torch.from_numpy(scores.correct).sum(dim=1)
-    totals = _add_up(torch.cat((correct, correct.new_tensor([scores.num_images]))).double().to(worker.device), worker)
-    *per_exit, images = totals.tolist()
-    top1 = [correct / images for correct in per_exit]
+    top1, scores = measure_exits(state.evaluated_model, recipe, data, worker)
     metrics = {f"calibration/exit_{index}/top1": value for index, value in enumerate(top1, start=1)}
     metrics[BEST_METRIC] = sum(top1) / len(top1)
     if on_scores is not None:
@@ -218,14 +214,23 @@ def _measure(
     return metrics
 
 
-def _add_up(values: Tensor, worker: Worker) -> Tensor:
+def measure_exits(model: Cascade, recipe: Recipe, data: DataSets, worker: Worker) -> tuple[list[float], ExitScores]:
+    """Top-1 of every exit on the calibration images, and the scores of this worker's share of them."""
+    scores = score_images(model, data.calibration, recipe.data, worker.device, worker.rank, worker.world_size)
+    correct = torch.from_numpy(scores.correct).sum(dim=1)
+    totals = add_up(torch.cat((correct, correct.new_tensor([scores.num_images]))).double().to(worker.device), worker)
+    *per_exit, images = totals.tolist()
+    return [correct / images for correct in per_exit], scores
+
+
+def add_up(values: Tensor, worker: Worker) -> Tensor:
     """The sum over all workers."""
     if worker.world_size > 1:
         distributed.all_reduce(values)
     return values
 
 
-def _gather_names(names: list[str], worker: Worker) -> set[str]:
+def gather_names(names: list[str], worker: Worker) -> set[str]:
     """The names that any worker has."""
     return {name for part in _gather(names, worker) for name in part}
 

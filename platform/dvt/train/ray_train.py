@@ -25,7 +25,7 @@ from dvt.exits import PLAIN, Confidence, ExitScores
 from dvt.train.checkpoint import load_model
 from dvt.train.errors import CheckpointError, TrainingError
 from dvt.train.evaluate import predict_images, score_images
-from dvt.train.loop import BEST_METRIC, OnScores, Worker, count_steps_per_epoch, train_cascade
+from dvt.train.loop import BEST_METRIC, Loop, Worker, count_steps_per_epoch, train_cascade
 from dvt.train.past_run import CHECKPOINTS, remove_orphans
 from dvt.train.sink import MetricSink, MetricSinkFactory
 from dvt.train.storage import RunFolder
@@ -60,7 +60,7 @@ def summarize_data(recipe: Recipe) -> DataSummary:
 
 
 def train_on_cluster(
-    recipe: Recipe, folder: RunFolder, make_sink: MetricSinkFactory, on_scores: OnScores | None = None
+    recipe: Recipe, folder: RunFolder, make_sink: MetricSinkFactory, loop: Loop = train_cascade
 ) -> ray_train.Checkpoint:
     """Train a recipe, going on where an earlier try of the same run ended.
 
@@ -68,7 +68,7 @@ def train_on_cluster(
         recipe: The run.
         folder: Keeps its checkpoints.
         make_sink: Called on the driver's node to make the sink that metrics go to.
-        on_scores: Makes more metrics of each epoch's scores, in the first worker.
+        loop: What every worker runs; crosses process borders.
 
     Returns:
         The checkpoint with the highest calibration accuracy, averaged over exits.
@@ -82,7 +82,7 @@ def train_on_cluster(
     cluster = recipe.cluster
     trainer = _Trainer(
         _train_worker,
-        train_loop_config={"recipe": to_dict(recipe), "on_scores": on_scores},
+        train_loop_config={"recipe": to_dict(recipe), "loop": loop},
         scaling_config=ray_train.ScalingConfig(
             num_workers=cluster.num_workers,
             use_gpu=cluster.use_gpu,
@@ -203,7 +203,7 @@ def _train_worker(config: dict[str, Any]) -> None:
     recipe = recipe_from_dict(config["recipe"])
     context = ray_train.get_context()
     worker = Worker(get_device(), context.get_world_rank(), context.get_world_size())
-    train_cascade(recipe, open_data(recipe.data, recipe.cascade), worker, _RayReporter(), config["on_scores"])
+    config["loop"](recipe, open_data(recipe.data, recipe.cascade), worker, _RayReporter())
 
 
 def _summarize(tree: dict[str, Any], shard: int, num_shards: int) -> DataSummary:

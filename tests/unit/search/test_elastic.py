@@ -11,7 +11,8 @@ from timm.layers.patch_embed import resample_patch_embed
 from dvt.config import CascadeConfig, ConfigError, StageConfig
 from dvt.models import Cascade
 from dvt.search import Space
-from dvt.search.elastic import ElasticCascade, Sharing
+from dvt.search.elastic import ElasticCascade
+from dvt.search.settings import Sharing
 from dvt.search.shared_stage import resize_patches
 from tests.unit.search.tiny import BASE, space
 

@@ -1,5 +1,8 @@
 """Training shared weights: which cascades a step trains, going on after an interruption, and what it refuses."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,58 +12,28 @@ import pytest
 import torch
 from fsspec.implementations.local import LocalFileSystem
 
-from dvt.config import AugmentConfig, ConfigError, DataConfig, OptimizerConfig, Recipe, TrainConfig
+import dvt
+from dvt.config import ConfigError
 from dvt.exits import score_exits
 from dvt.models import Cascade, macs_per_exit
-from dvt.search import Space
 from dvt.search.elastic import ElasticCascade
 from dvt.search.inherited import inherited_front, save_inherited, score_inherited
 from dvt.search.objective import validation_front
-from dvt.search.supernet import Sandwich, SupernetConfig, load_supernet, train_supernet
+from dvt.search.sandwich import Sandwich
+from dvt.search.settings import SupernetConfig
+from dvt.search.supernet import EPOCH_S, load_supernet, train_supernet
 from dvt.train.checkpoint import read_tensors
 from dvt.train.errors import CheckpointError
 from dvt.train.folder_reporter import FolderReporter
 from dvt.train.init_from import init_from
-from dvt.train.loop import BEST_METRIC
+from dvt.train.loop import BEST_METRIC, Worker
 from dvt.train.storage import RunFolder
-from tests.unit.search.tiny import space
-from tests.unit.train.tiny import CASCADE, CPU, make_data
+from tests.unit.search import supernet_of_two
+from tests.unit.search.tiny import supernet_recipe, supernet_space
+from tests.unit.train.tiny import CPU, make_data
 
 CONFIG = SupernetConfig(num_random=1)
-GRIDS = {"num_exits": [1, 2], "token_grids": [2, 4], "feature_reuse_dim": [4, 8], "relation_reuse_depth": [0, 1]}
-
-
-def make_space(**sections: Any) -> Space:
-    base = {
-        "name": "tiny",
-        "data": {"source": "embedded", "augment": {"mixup": 0, "cutmix": 0}},
-        "optimizer": {"warmup_epochs": 1},
-        "cascade": {
-            "image_size": CASCADE.image_size,
-            "in_chans": 1,
-            "num_classes": 10,
-            "embed_dim": 16,
-            "depth": 2,
-            "num_heads": 2,
-            "feature_reuse_hidden_dim": 8,
-            "drop_path": 0.2,  # so that a step draws random numbers
-            "stages": [{"token_grid": 2}],
-        },
-    }
-    return space(GRIDS, base=base, budgets={"min_macs": 5e4, "max_macs": 1e6}, **sections)
-
-
-def make_recipe(of: Space, **train: Any) -> Recipe:
-    return replace(
-        of.base,
-        data=DataConfig(
-            source="embedded", loader_workers=0, eval_batch_size=8, augment=AugmentConfig(mixup=0, cutmix=0)
-        ),
-        optimizer=OptimizerConfig(lr=2e-3, epochs=3, warmup_epochs=0.5, cooldown_epochs=0),
-        train=TrainConfig(
-            **{"micro_batch_size": 6, "grad_accum_steps": 2, "ema_decay": 0.9, "log_every_steps": 1} | train
-        ),
-    )
+ROOT = Path(__file__).parents[3]
 
 
 class InterruptedTrainingError(Exception):
@@ -72,10 +45,15 @@ class Rows(FolderReporter):
 
     def __init__(self, folder: Path, epochs: int | None = None) -> None:
         kept = RunFolder(LocalFileSystem(), str(folder), folder.name)
-        super().__init__(kept, lambda metrics, step: self.rows.append((step, dict(metrics))))
+        super().__init__(kept, self.keep)
         self.folder = folder
         self.rows: list[tuple[int, dict[str, float]]] = []
         self.epochs = epochs
+
+    def keep(self, metrics: Mapping[str, float], step: int) -> None:
+        told = dict(metrics)
+        assert ("epoch" in told) == (told.pop(EPOCH_S, 0) > 0)  # what no other try repeats
+        self.rows.append((step, told))
 
     @property
     def newest(self) -> Path | None:
@@ -88,9 +66,9 @@ class Rows(FolderReporter):
 
 
 def train(folder: Path, config: SupernetConfig = CONFIG, epochs: int | None = None, **changes: Any) -> Rows:
-    of = make_space()
+    of = supernet_space()
     reporter = Rows(folder, epochs)
-    train_supernet(of, make_recipe(of, **changes), config, make_data(), CPU, reporter)
+    train_supernet(supernet_recipe(of, **changes), make_data(), Worker(CPU), reporter, space=of, config=config)
     return reporter
 
 
@@ -100,7 +78,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Rows:
 
 
 def test_a_sandwich_holds_the_dearest_the_cheapest_and_random_ones() -> None:
-    of = make_space()
+    of = supernet_space()
     sandwich = Sandwich.of(of, num_random=3, seed=1)
     first, *drawn, last = sandwich.of_step(0)
     assert (first, last) == (of.dearest(), of.cheapest())
@@ -134,8 +112,8 @@ def test_going_on_gives_the_same_weights_bit_for_bit(whole: Rows, tmp_path: Path
 
 
 def test_every_weight_moves(whole: Rows) -> None:
-    of = make_space()
-    torch.manual_seed(make_recipe(of).train.seed)
+    of = supernet_space()
+    torch.manual_seed(supernet_recipe(of).train.seed)
     before = ElasticCascade(of.cascades).state_dict()
     assert whole.newest is not None
     after = read_tensors(whole.newest / "model.safetensors")
@@ -150,11 +128,11 @@ def test_distilling_from_the_dearest_changes_the_weights(whole: Rows, tmp_path: 
 
 
 def test_scores_are_those_of_the_cascade_that_inherits(whole: Rows) -> None:
-    of, data = make_space(), make_data()
+    of, data = supernet_space(), make_data()
     assert whole.newest is not None
     elastic = load_supernet(whole.newest, of, CONFIG)
     config = of.dearest()
-    scores = score_inherited(elastic, config, data.calibration, make_recipe(of).data, CPU)
+    scores = score_inherited(elastic, config, data.calibration, supernet_recipe(of).data, CPU)
     batch = data.calibration.read(range(len(data.calibration)))
     alone = Cascade(config).eval()
     alone.load_state_dict(elastic.inherit(config))
@@ -163,20 +141,43 @@ def test_scores_are_those_of_the_cascade_that_inherits(whole: Rows) -> None:
     assert (scores.correct == expected.correct).all()
     assert scores.confidence == pytest.approx(expected.confidence, abs=1e-6)
     costs = macs_per_exit(config)
-    front = inherited_front(elastic, config, data.calibration, make_recipe(of).data, CPU, costs)
+    front = inherited_front(elastic, config, data.calibration, supernet_recipe(of).data, CPU, costs)
     assert front == validation_front(scores, costs)
 
 
 def test_a_training_of_its_own_starts_from_what_a_cascade_inherits(whole: Rows, tmp_path: Path) -> None:
-    of = make_space()
+    of = supernet_space()
     assert whole.newest is not None
     elastic = load_supernet(whole.newest, of, CONFIG)
-    recipe = replace(make_recipe(of), cascade=of.dearest())
+    recipe = replace(supernet_recipe(of), cascade=of.dearest())
     save_inherited(tmp_path / "inherited", elastic, recipe)
     model = Cascade(recipe.cascade)
     init_from(model, str(tmp_path / "inherited"))
     inherited = elastic.inherit(recipe.cascade)
     assert all(torch.equal(tensor, inherited[name]) for name, tensor in model.state_dict().items())
+
+
+def test_two_workers_train_as_one_with_twice_the_batch(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(dvt.__file__).parent.parent)}
+    command = [sys.executable, "-m", "tests.unit.search.supernet_of_two", "1", str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, env=environment) as other:
+        try:
+            both = supernet_of_two.train(0, tmp_path)
+            assert other.wait(60) == 0
+        finally:
+            other.kill()
+    one = supernet_of_two.train_alone(tmp_path / "one")
+    for (step, metrics), row in zip(both, one, strict=True):
+        assert step == row[0]
+        assert metrics.keys() == row[1].keys()
+        for name in metrics.keys() - {EPOCH_S}:
+            assert metrics[name] == pytest.approx(row[1][name], rel=1e-4), name
+    weights = [
+        read_tensors(next((tmp_path / name / "checkpoints").glob("*/model.safetensors"))) for name in ("0", "one")
+    ]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(tensor, weights[1][name], rtol=1e-3, atol=1e-4, msg=name)
+    assert not (tmp_path / "1" / "checkpoints").exists()
 
 
 @pytest.mark.parametrize(
@@ -191,7 +192,7 @@ def test_other_shared_weights_are_not_gone_on_with(whole: Rows, config: Supernet
         train(whole.folder, config)
     assert whole.newest is not None
     with pytest.raises(CheckpointError, match=why):
-        load_supernet(whole.newest, make_space(), config)
+        load_supernet(whole.newest, supernet_space(), config)
 
 
 def test_a_checkpoint_of_a_cascade_is_refused(whole: Rows, tmp_path: Path) -> None:
