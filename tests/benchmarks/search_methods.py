@@ -104,7 +104,7 @@ def search(space: Space, folder: Path, compute: float) -> list[tuple[float, floa
                 search_on_cluster(space, place, study, Meter(log, compute))
         except SpentError:
             pass
-    return curve(space, read_log(log), read_result(space, place, study).finished, compute)
+    return curve(space, read_log(log), read_result(space, place).finished, compute)
 
 
 def curve(

@@ -1,5 +1,6 @@
 """The search job from end to end: on a real Ray, with trials' processes and drivers killed under it."""
 
+import csv
 import json
 import re
 import signal
@@ -15,8 +16,9 @@ from mlflow import MlflowClient
 from optuna.trial import TrialState
 
 from dvt.config import load_recipe
-from dvt.search.record import read_search
+from dvt.search.record import read_result, read_search
 from dvt.search.trial import read_epochs, trial_folder
+from dvt.train.checkpoint import load_checkpoint
 from tests.integration.cluster import ROOT, RayCluster, driving, joining_node, running_cluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -165,6 +167,42 @@ def test_a_killed_raylet_costs_only_its_own_trials(tmp_path: Path) -> None:
     assert list(given_out(tmp_path).values()) == [TrialState.COMPLETE] * 5
     assert set(started(driver.text).values()) == {1}
     assert max(Counter(measured(driver.text)).values()) == 1
+
+
+def test_a_search_with_shared_weights_goes_on_where_it_was_killed(cluster: RayCluster, tmp_path: Path) -> None:
+    """Trained by two workers, then killed while cascades are measured: neither is done again."""
+    words = tiny(
+        *("--search.mode", "supernet", "--search.supernet.num-measured", "20", "--search.supernet.epochs", "2"),
+        *("--search.supernet.num-images", "64", "--search.supernet.finetune-epochs", "1"),
+        trials=2,
+        workers=2,
+    )
+    folder = search_folder(tmp_path)
+    with driving(words, cwd=tmp_path, env=cluster.env, python=cluster.python, job=JOB) as driver:
+        driver.wait_for("10 of 20 cascades measured")
+        driver.process.send_signal(signal.SIGKILL)
+        driver.finish()
+        assert "shared weights: epoch 2/2" in driver.text
+    known = {path.name: path.read_text() for path in (folder / "inherited").iterdir()}
+    assert len(known) >= 10
+    with driving(words, cwd=tmp_path, env=cluster.env, python=cluster.python, job=JOB) as driver:
+        assert driver.finish() == 0, driver.text
+    assert "shared weights: epoch" not in driver.text
+    assert known.items() <= {path.name: path.read_text() for path in (folder / "inherited").iterdir()}.items()
+    assert list(given_out(tmp_path).values()) == [TrialState.COMPLETE] * 2
+
+    space, place = read_search(str(folder))
+    result = read_result(space, place)
+    assert result.shared is not None
+    assert len(result.shared.inherited) == 20
+    assert result.shared.train_s > 0
+    for trial in result.trials:
+        start = load_checkpoint(folder / "trials" / f"{trial.number:04d}" / "start")
+        assert start.recipe.cascade == trial.recipe.cascade
+    with (folder / "report" / "inherited.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 20
+    for path in (folder / "report" / "recipes").glob("*.yaml"):
+        assert load_recipe(path).optimizer == space.base.optimizer
 
 
 def test_trials_that_fail_are_told_and_the_search_goes_on(cluster: RayCluster, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 Metrics arrive from Ray's controller process through a queue, as one more `MetricSink`.
 """
 
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +14,6 @@ from ray.util.queue import Queue
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from dvt.train.loop import BEST_METRIC
 from dvt.train.sink import MetricSink, MetricSinkFactory
 
 
@@ -120,12 +120,21 @@ def describe(row: Row) -> str:
     """The figures of a row that tell how it goes, on one line."""
     metrics = row.metrics
     parts = [f"loss {metrics['train/loss']:.3f}"] if "train/loss" in metrics else []
-    if BEST_METRIC in metrics:
-        names = sorted(name for name in metrics if name.startswith("calibration/exit_"))
-        top1 = " / ".join(f"{100 * metrics[name]:.1f}" for name in names)
-        parts.append(f"calibration top-1 {top1} %")
+    for whose, top1 in _calibration_top1(metrics).items():
+        told = " / ".join(f"{100 * value:.1f}" for value in top1)
+        parts.append(f"calibration top-1{whose} {told} %")
     if "train/images_per_s" in metrics:
         parts.append(f"{metrics['train/images_per_s']:.0f} images/s")
     if metrics.get("data/skipped_images"):
         parts.append(f"{metrics['data/skipped_images']:.0f} unreadable images skipped")
     return " · ".join(parts)
+
+
+def _calibration_top1(metrics: Mapping[str, float]) -> dict[str, list[float]]:
+    """Top-1 of every exit, by whose they are: of the one model, or of several that share weights."""
+    found: dict[str, list[float]] = {}
+    for name in sorted(metrics):
+        whose = re.fullmatch(r"calibration/(?:(\w+)/)?exit_\d+/top1", name)
+        if whose:
+            found.setdefault(f" of the {whose[1]}" if whose[1] else "", []).append(metrics[name])
+    return found

@@ -1,7 +1,7 @@
 """What a person sees while a search runs: a live table of trials on a terminal, plain lines in a log."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -11,10 +11,12 @@ from rich.table import Table
 
 from dvt.cli.summary import told_macs
 from dvt.config import CascadeConfig
+from dvt.search.objective import EpochFront
 from dvt.search.results import SearchResult, UnionPoint
 from dvt.search.space import Space
 from dvt.search.study import Candidate
 
+_LINES = 10  # while cascades are measured with inherited weights
 _MOST_ROWS = 16  # of trials that ended, the best ones; more would leave the screen
 
 
@@ -131,6 +133,36 @@ class SearchProgress:
         ]
 
 
+class InheritedProgress:
+    """Shows how many cascades are measured with inherited weights.
+
+    Args:
+        tell: Shows a line, in place of the one before on a terminal.
+        total: How many are to be measured.
+    """
+
+    def __init__(self, tell: Callable[[str], None], total: int) -> None:
+        self._tell, self._total = tell, total
+        self._count, self._best = 0, 0.0
+
+    @classmethod
+    @contextmanager
+    def shown(cls, console: Console, title: str, total: int) -> Iterator["InheritedProgress"]:
+        """Show it while the context lasts: a line that changes on a terminal, a line now and then in a log."""
+        if console.is_terminal:
+            with console.status(f"{title}: measuring cascades with shared weights") as status:
+                yield cls(lambda line: status.update(f"{title}: {line}"), total)
+        else:
+            yield cls(lambda line: console.print(f"{title}: {line}", highlight=False, soft_wrap=True), total)
+
+    def measured(self, number: int, measured: EpochFront) -> None:
+        """One more is measured."""
+        self._count += 1
+        self._best = max(self._best, measured.hypervolume)
+        if self._count % max(1, self._total // _LINES) == 0:
+            self._tell(f"{self._count} of {self._total} cascades measured · best hypervolume {self._best:.4f}")
+
+
 def told_cascade(config: CascadeConfig) -> str:
     """A cascade in a few words: its grids, and how many blocks of each later stage reuse features and maps."""
     grids = " ".join(f"{grid}x{grid}" for grid in config.token_grids)
@@ -148,9 +180,10 @@ def print_search(console: Console, result: SearchResult) -> None:
     """What a search found: how its trials ended, and the front at a few budgets."""
     states = [trial.state for trial in result.trials]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    hours = sum(trial.train_s for trial in result.trials) / 3600
+    hours = result.spent_s / 3600
+    shared = f"{len(result.shared.inherited)} cascades measured with shared weights; " if result.shared else ""
     console.print(
-        f"{len(states)} trials: {counts or 'none'}; {len(result.refused)} not trained, over a cap; "
+        f"{shared}{len(states)} trials: {counts or 'none'}; {len(result.refused)} not trained, over a cap; "
         f"{hours:.2f} worker-hours",
         highlight=False,
         soft_wrap=True,

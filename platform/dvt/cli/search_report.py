@@ -9,7 +9,7 @@ from rich.console import Console
 
 from dvt.cli.search_progress import print_search
 from dvt.cli.summary import print_places
-from dvt.search.record import open_study, read_result, read_search
+from dvt.search.record import read_result, read_search
 from dvt.search.results import SearchResult
 from dvt.tracking import RunRecord, log_artifacts
 from dvt.tracking.search_files import write_search_files
@@ -35,7 +35,7 @@ def report(words: Sequence[str]) -> int:
     parser.add_argument("folder", metavar="FOLDER", help="the search's folder, a path or an s3:// address")
     asked = parser.parse_args(words)
     space, folder = read_search(asked.folder)
-    result = read_result(space, folder, open_study(space, folder))
+    result = read_result(space, folder)
     console = Console()
     print_search(console, result)
     print_places(console, keep_report(folder, result, None))

@@ -13,22 +13,27 @@ from rich.console import Console
 from dvt.cli.cluster import connected
 from dvt.cli.measured import measured_report
 from dvt.cli.pipeline import keep_front, register_checkpoint, told_model
+from dvt.cli.progress import shown
 from dvt.cli.search import space_file
-from dvt.cli.search_progress import SearchProgress, print_search
+from dvt.cli.search_progress import InheritedProgress, SearchProgress, print_search
 from dvt.cli.search_record import SearchRecord
 from dvt.cli.search_report import keep_report
 from dvt.cli.summary import print_places, print_report
 from dvt.cli.train import at_home
+from dvt.config import CascadeConfig
 from dvt.exits import ExitScores, FrontReport, checked_budgets
 from dvt.exits.bootstrap import bootstrap_report
 from dvt.models import macs_per_exit
 from dvt.search import Space, load_space
+from dvt.search.finetune import choose_finalists, finetuned_space, measuring_space, shared_recipe
+from dvt.search.inherited import INHERITED
+from dvt.search.ray_supernet import measure_inherited, train_shared
 from dvt.search.ray_tune import search_on_cluster
-from dvt.search.record import open_search_folder, open_study, read_result
+from dvt.search.record import open_search_folder, open_study, read_result, read_shared
 from dvt.search.results import SearchResult, TrialResult
 from dvt.search.study import Candidate
 from dvt.search.trial import checkpoint_name, trial_folder
-from dvt.tracking import ModelRecord, check_tracking, page_command, resolve_tracking_uri
+from dvt.tracking import MlflowSinkFactory, ModelRecord, check_tracking, page_command, resolve_tracking_uri
 from dvt.tracking.search_files import chosen_trials
 from dvt.train.ray_train import (
     DataSummary,
@@ -72,10 +77,34 @@ def run(words: Sequence[str], prog: str = "dvt search run", default_space: Path 
 
 def _search(space: Space, folder: RunFolder, record: SearchRecord, console: Console) -> SearchResult:
     """Train candidates, showing how it goes."""
+    if space.search.mode == "supernet":
+        shared, finalists = _share(space, folder, record, console)
+        _run_trials(finetuned_space(space, finalists), folder, record, console, shared)
+    else:
+        _run_trials(space, folder, record, console)
+    return read_result(space, folder)
+
+
+def _run_trials(
+    space: Space, folder: RunFolder, record: SearchRecord, console: Console, shared: Checkpoint | None = None
+) -> None:
     with SearchProgress.shown(console, folder.name, space) as progress:
         study = open_study(space, folder, on_refused=progress.refused)
-        search_on_cluster(space, folder, study, _Both(record, progress))
-    return read_result(space, folder, study)
+        search_on_cluster(space, folder, study, _Both(record, progress), shared)
+
+
+def _share(
+    space: Space, folder: RunFolder, record: SearchRecord, console: Console
+) -> tuple[Checkpoint, list[CascadeConfig]]:
+    """Train shared weights and measure cascades with them; returns the weights, and the cascades to train on."""
+    epochs = shared_recipe(space).optimizer.total_epochs
+    with shown(console, f"{folder.name}: shared weights", epochs, MlflowSinkFactory.of(record.parent)) as make_sink:
+        shared = train_shared(space, folder, make_sink)
+    measuring = measuring_space(space)
+    study = open_study(measuring, folder, INHERITED)
+    with InheritedProgress.shown(console, folder.name, measuring.search.num_trials) as progress:
+        measure_inherited(measuring, folder, study, shared, progress.measured)
+    return shared, choose_finalists(space, read_shared(space, folder).inherited)
 
 
 @dataclass(frozen=True)

@@ -3,19 +3,42 @@
 Shapes: E exits.
 """
 
-from collections.abc import Sequence
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from dvt.config import CascadeConfig, DataConfig, Recipe
-from dvt.data import ImageSet
+from dvt.data import Batch, ImageSet
 from dvt.exits import ExitScores, Front
 from dvt.search.elastic import ElasticCascade
-from dvt.search.objective import validation_front
+from dvt.search.objective import EpochFront, validation_front
 from dvt.train.checkpoint import save_checkpoint
 from dvt.train.evaluate import score_images
 from dvt.train.state import TrainingState
+from dvt.train.storage import RunFolder
+
+INHERITED = "inherited"  # in a search's folder, what cascades are worth with inherited weights
+_START, _START_IS_WHOLE = "start", "start.json"  # in a trial's folder, the weights that it starts from
+
+
+@dataclass(frozen=True)
+class FirstImages:
+    """Some images of a set, the first ones; an `ImageSet`."""
+
+    images: ImageSet
+    most: int
+
+    def __len__(self) -> int:
+        """As many as were asked for, or all."""
+        return min(self.most, len(self.images))
+
+    def read(self, indices: Sequence[int], *, epoch: int = 0, seed: int = 0) -> Batch:
+        """As of the whole set."""
+        return self.images.read(indices, epoch=epoch, seed=seed)
 
 
 def score_inherited(
@@ -84,3 +107,34 @@ def save_inherited(folder: Path, elastic: ElasticCascade, recipe: Recipe) -> Non
     if state.ema is not None:
         state.ema.set(state.model)
     save_checkpoint(folder, state, recipe)
+
+
+def start_inherited(trial: RunFolder, recipe: Recipe, load: Callable[[], ElasticCascade]) -> Recipe:
+    """The recipe, to start from what its cascade inherits, which is kept in the trial's folder.
+
+    Args:
+        trial: The folder.
+        recipe: How the cascade is to be trained.
+        load: Gives the shared weights; asked once a trial, however often that is interrupted.
+    """
+    if not trial.has(_START_IS_WHOLE):
+        with tempfile.TemporaryDirectory(prefix="dvt-") as scratch:
+            save_inherited(Path(scratch) / _START, load(), recipe)
+            trial.put(Path(scratch) / _START)
+        trial.write(_START_IS_WHOLE, "{}")
+    return replace(recipe, train=replace(recipe.train, init_from=f"{trial.address}/{_START}"))
+
+
+def keep_inherited(search: RunFolder, number: int, measured: EpochFront) -> None:
+    """Keep what a cascade is worth with inherited weights, for `read_inherited`."""
+    search.child(INHERITED)
+    search.write(_file_of(number), json.dumps(measured.to_dict()))
+
+
+def read_inherited(search: RunFolder, number: int) -> EpochFront | None:
+    """What a cascade is worth with inherited weights; None if it was not measured yet."""
+    return EpochFront.from_dict(json.loads(search.read(_file_of(number)))) if search.has(_file_of(number)) else None
+
+
+def _file_of(number: int) -> str:
+    return f"{INHERITED}/{number:05d}.json"

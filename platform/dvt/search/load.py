@@ -89,10 +89,16 @@ def _search_settings(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         if isinstance(pair, Problem):
             problems.append(pair)
         else:
-            settings[pair[0].removeprefix("search.")] = pair[1]
+            settings = _merged(settings, _nested(pair[0].removeprefix("search."), pair[1]))
     if problems:
         raise ConfigError(problems)
     return settings, others
+
+
+def _nested(path: str, value: Any) -> dict[str, Any]:
+    """A tree with one value, at a dotted path."""
+    name, _, rest = path.partition(".")
+    return {name: _nested(rest, value) if rest else value}
 
 
 def _load_base(given: Any, folder: Path, overrides: Sequence[str]) -> Recipe:

@@ -10,7 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from dvt.exits import ExitScores, Front, FrontPoint, calibrated_front, split_calibration, transfer_front
+from dvt.exits import (
+    ExitScores,
+    Front,
+    FrontPoint,
+    calibrated_front,
+    hypervolume,
+    split_calibration,
+    transfer_front,
+)
+from dvt.search.choices import BudgetRange
 
 MOST_POINTS = 64  # of a front, evenly spaced in log cost: more would choose among thresholds by validation accuracy
 
@@ -35,6 +44,20 @@ class EpochFront:
     cost: float
     train_s: float
     front: Front
+
+    @classmethod
+    def of(cls, front: Front, budgets: BudgetRange, *, epoch: int, train_s: float, budget: float | None = None) -> Self:
+        """What a front is worth within the budgets; `budget` is the trial's own, if it has one."""
+        own = budgets.high if budget is None else budget
+        best = point_within(front, own)
+        return cls(
+            epoch=epoch,
+            hypervolume=hypervolume(front.points, budgets.low, budgets.high),
+            top1=best.accuracy if best else 0.0,
+            cost=best.macs if best else own,
+            train_s=train_s,
+            front=front,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The same in JSON's own types."""

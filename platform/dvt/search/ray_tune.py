@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Protocol
 
 import ray
+from ray import train as ray_train
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
@@ -22,13 +23,14 @@ from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
 from dvt.config import ClusterConfig, Recipe, recipe_from_dict, to_dict
-from dvt.search.choices import BudgetRange
+from dvt.search.inherited import start_inherited
 from dvt.search.space import Space
 from dvt.search.study import Candidate, CandidateStudy
+from dvt.search.supernet import load_supernet
 from dvt.search.trial import FrontKeeper, exit_costs, metrics_of, read_epochs, train_alone, trial_folder
 from dvt.train.errors import TrainingError
 from dvt.train.loop import train_cascade
-from dvt.train.ray_train import FATAL, train_on_cluster
+from dvt.train.ray_train import FATAL, local_copy, train_on_cluster
 from dvt.train.storage import RunFolder
 
 _METRIC, _EPOCH, _FAILED = "hypervolume", "epoch", "failed"
@@ -50,7 +52,13 @@ class SearchObserver(Protocol):
         """A trial is `finished`, was `stopped` early or has `failed`."""
 
 
-def search_on_cluster(space: Space, folder: RunFolder, study: CandidateStudy, observer: SearchObserver) -> None:
+def search_on_cluster(
+    space: Space,
+    folder: RunFolder,
+    study: CandidateStudy,
+    observer: SearchObserver,
+    shared: ray_train.Checkpoint | None = None,
+) -> None:
     """Train candidates until there are as many as the space asks for, going on where an earlier try ended.
 
     Args:
@@ -58,6 +66,7 @@ def search_on_cluster(space: Space, folder: RunFolder, study: CandidateStudy, ob
         folder: The search's; keeps the trials.
         study: Suggests candidates.
         observer: Told how it goes.
+        shared: Weights that candidates start from, each from what its cascade inherits; None starts each from its own.
 
     Raises:
         TrainingError: If not a single trial has room on the cluster.
@@ -66,7 +75,7 @@ def search_on_cluster(space: Space, folder: RunFolder, study: CandidateStudy, ob
     cluster, total_epochs = space.base.cluster, space.base.optimizer.total_epochs
     parallel = min(room_for(cluster), space.search.max_parallel or space.search.num_trials)
     searcher = _StudySearcher(study, observer, total_epochs)
-    trainable = partial(_run_trial, folder=replace(folder, lock=None), budgets=space.budgets)
+    trainable = partial(_run_trial, folder=replace(folder, lock=None), space=space, shared=shared)
     with tempfile.TemporaryDirectory(prefix="dvt-tune-") as scratch:
         tune.Tuner(
             tune.with_resources(trainable, tune.PlacementGroupFactory([trial_resources(cluster)])),
@@ -225,7 +234,7 @@ def _scheduler(space: Space, folder: RunFolder, study: CandidateStudy) -> TrialS
     return scheduler
 
 
-def _run_trial(config: dict[str, Any], folder: RunFolder, budgets: BudgetRange) -> None:
+def _run_trial(config: dict[str, Any], folder: RunFolder, space: Space, shared: ray_train.Checkpoint | None) -> None:
     """One trial, in a process of its own on any node."""
     recipe, place = recipe_from_dict(config["recipe"]), trial_folder(folder, config["number"])
     past = read_epochs(place)
@@ -234,8 +243,11 @@ def _run_trial(config: dict[str, Any], folder: RunFolder, budgets: BudgetRange) 
         if past[-1].epoch >= recipe.optimizer.total_epochs:
             return
     try:
-        costs = exit_costs(recipe, budgets, place)
-        _train(recipe, place, FrontKeeper(place, recipe, budgets, costs, config["budget"]))
+        if shared is not None:
+            with local_copy(shared) as kept:
+                recipe = start_inherited(place, recipe, lambda: load_supernet(kept, space, space.search.supernet))
+        costs = exit_costs(recipe, space.budgets, place)
+        _train(recipe, place, FrontKeeper(place, recipe, space.budgets, costs, config["budget"]))
     except FATAL as error:  # would come again
         tune.report({_FAILED: str(error)})
 

@@ -1,7 +1,8 @@
 """A search's folder: what was asked for, and what was found so far, read back from the study and the trials.
 
 The folder holds `search.yaml` (the space with its whole base recipe), `study.db` (unless the study is in a database of
-its own), `run.json` (the MLflow run that it reports to) and `trials/<number>/`.
+its own), `run.json` (the MLflow run that it reports to) and `trials/<number>/`; in mode supernet also `supernet/`,
+where shared weights are trained, and `inherited/`, what cascades are worth with them.
 """
 
 from dataclasses import replace
@@ -11,10 +12,13 @@ from typing import Any
 import yaml
 
 from dvt.config import ConfigError, Problem, RunConfig, to_dict
+from dvt.search.finetune import finetuned_space, measuring_space
+from dvt.search.inherited import INHERITED, read_inherited
 from dvt.search.load import space_from_dict
-from dvt.search.results import SearchResult, TrialResult
+from dvt.search.results import SearchResult, SharedResult, TrialResult
 from dvt.search.space import Space
 from dvt.search.study import CandidateStudy
+from dvt.search.supernet import SHARED, read_seconds
 from dvt.search.training import Listed, TrainingChoice
 from dvt.search.trial import read_epochs, trial_folder
 from dvt.train.past_run import find_past_folder
@@ -34,12 +38,13 @@ def open_search_folder(space: Space, run: RunConfig) -> RunFolder:
     return open_folder(Asked(f"{space.name}-search", SEARCH, space_tree(space), _FREE), run)
 
 
-def open_study(space: Space, folder: RunFolder, **options: Any) -> CandidateStudy:
-    """The study of a search.
+def open_study(space: Space, folder: RunFolder, part: str = "", **options: Any) -> CandidateStudy:
+    """A study of a search.
 
     Args:
-        space: What is searched.
+        space: What its candidates are chosen from.
         folder: The search's.
+        part: Which of a search that has several; none is that of the trials.
         options: More arguments of `CandidateStudy`.
 
     Raises:
@@ -49,7 +54,8 @@ def open_study(space: Space, folder: RunFolder, **options: Any) -> CandidateStud
     if uri is None and not folder.is_local:
         rule = f"must be a database such as postgresql://HOST/NAME where runs are kept in {folder.address}, got null"
         raise ConfigError([Problem("search.study_uri", rule)])
-    return CandidateStudy(space, uri or f"sqlite:///{folder.path}/study.db", folder.name, **options)
+    name = f"{folder.name}-{part}" if part else folder.name
+    return CandidateStudy(space, uri or f"sqlite:///{folder.path}/study.db", name, **options)
 
 
 def read_search(address: str) -> tuple[Space, RunFolder]:
@@ -69,8 +75,14 @@ def read_search(address: str) -> tuple[Space, RunFolder]:
     return space_from_dict(yaml.safe_load(folder.read(SEARCH)), Path()), folder
 
 
-def read_result(space: Space, folder: RunFolder, study: CandidateStudy) -> SearchResult:
-    """What a search has found so far."""
+def read_result(space: Space, folder: RunFolder) -> SearchResult:
+    """What a search has found so far.
+
+    Raises:
+        ConfigError: If the database of its study cannot be used.
+    """
+    is_shared = space.search.mode == "supernet"
+    study = open_study(finetuned_space(space) if is_shared else space, folder)
     trials, reference = [], None
     for candidate, trial in study.candidates():
         epochs = read_epochs(trial_folder(folder, candidate.number))
@@ -78,7 +90,20 @@ def read_result(space: Space, folder: RunFolder, study: CandidateStudy) -> Searc
         trials.append(TrialResult(candidate.number, state, candidate.recipe, candidate.params, epochs, why))
         if study.is_first_point(trial) and epochs:
             reference = candidate.number
-    return SearchResult(folder.name, space.budgets, tuple(trials), reference, study.refused())
+    result = SearchResult(folder.name, space.budgets, tuple(trials), reference, study.refused())
+    return replace(result, shared=read_shared(space, folder)) if is_shared else result
+
+
+def read_shared(space: Space, folder: RunFolder) -> SharedResult:
+    """What a search has found so far with shared weights, before its trials."""
+    study = open_study(measuring_space(space), folder, INHERITED)
+    inherited = [
+        TrialResult(candidate.number, "finished", candidate.recipe, candidate.params, (measured,))
+        for candidate, _ in study.candidates()
+        if (measured := read_inherited(folder, candidate.number))
+    ]
+    train_s = space.base.cluster.num_workers * sum(read_seconds(folder.child(SHARED)))
+    return SharedResult(space.base, tuple(inherited), train_s)
 
 
 def space_tree(space: Space) -> dict[str, Any]:

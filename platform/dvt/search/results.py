@@ -1,7 +1,7 @@
 """What a search found: its trials, and the front of all their fronts, every point naming its trial."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from dvt.config import Recipe
@@ -63,6 +63,30 @@ class UnionPoint:
 
 
 @dataclass(frozen=True)
+class SharedResult:
+    """What a search has found so far with shared weights, before its trials.
+
+    Attributes:
+        base: Trains a cascade in full.
+        inherited: Cascades as measured with inherited weights, after epoch 0.
+        train_s: Seconds that the shared weights were trained, on all workers together.
+    """
+
+    base: Recipe
+    inherited: tuple[TrialResult, ...] = ()
+    train_s: float = 0.0
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds of training and measuring, on all workers together."""
+        return self.train_s + sum(trial.train_s for trial in self.inherited)
+
+    def in_full(self, recipe: Recipe) -> Recipe:
+        """The recipe of a short trial for a training of its own, from the start."""
+        return replace(recipe, optimizer=self.base.optimizer, train=self.base.train)
+
+
+@dataclass(frozen=True)
 class SearchResult:
     """What a search has found so far.
 
@@ -72,6 +96,7 @@ class SearchResult:
         trials: By number; those that were trained, whatever became of them.
         reference: Number of the trial of the space's first point, the base or the paper's cascade; None if none ended.
         refused: By number, why an illegal candidate was not trained.
+        shared: What was found before the trials; None where each trains its own weights.
     """
 
     name: str
@@ -79,11 +104,17 @@ class SearchResult:
     trials: tuple[TrialResult, ...]
     reference: int | None = None
     refused: Mapping[int, str] = field(default_factory=dict)
+    shared: SharedResult | None = None
 
     @property
     def finished(self) -> tuple[TrialResult, ...]:
         """The trials that were trained to the end; only these count for the front."""
         return tuple(trial for trial in self.trials if trial.state == "finished" and trial.epochs)
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds spent so far, on all workers together."""
+        return sum(trial.train_s for trial in self.trials) + (self.shared.spent_s if self.shared else 0.0)
 
     @property
     def front(self) -> tuple[UnionPoint, ...]:

@@ -18,7 +18,7 @@ from dvt.search.cascades import CascadeSet
 from dvt.search.choices import BudgetRange, CascadeChoices, Constraints
 from dvt.search.limits import MIB, CascadeCost, IllegalCandidate, Limits
 from dvt.search.questions import answers_of, suggest_shape
-from dvt.search.settings import SearchConfig
+from dvt.search.settings import SearchConfig, require_sharable
 from dvt.search.suggester import Answers, RandomSuggester, Scalar, Suggester
 from dvt.search.training import TrainingChoice, with_fields
 
@@ -59,6 +59,8 @@ class Space:
             cascades = self.cascades
         except ConfigError as error:
             raise ConfigError(problem.below("cascade") for problem in error.problems) from error
+        if self.search.mode == "supernet":
+            self._check_sharing(cascades)
         self._check_limits(cascades)
         self._check_first_points()
 
@@ -210,6 +212,13 @@ class Space:
             f"must be empty, or one weight an exit where cascade.num_exits is one number, got {weights}",
         )
         rules.enforce()
+
+    def _check_sharing(self, cascades: CascadeSet) -> None:
+        cascades.require_one_width()
+        try:
+            require_sharable(self.base)
+        except ConfigError as error:
+            raise ConfigError(problem.below("base") for problem in error.problems) from error
 
     def _check_limits(self, cascades: CascadeSet) -> None:
         limits = self.limits

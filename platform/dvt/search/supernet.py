@@ -28,9 +28,12 @@ from dvt.train.loop import (
     measure_exits,
 )
 from dvt.train.state import ModelState
+from dvt.train.storage import RunFolder
 
+SHARED = "supernet"  # in a search's folder, where the shared weights are trained
 SUPERNET = "supernet.json"  # in a checkpoint, what determines the shared weights besides the recipe
 EPOCH_S = "train/epoch_s"  # seconds that an epoch took, measuring is part of it
+_SECONDS = "seconds"
 
 
 def train_supernet(
@@ -77,6 +80,19 @@ def train_supernet(
             if worker.rank == 0:
                 save_checkpoint(kept, state, recipe, texts)
             reporter.report(metrics, state.step, checkpoint=kept if worker.rank == 0 else None)
+
+
+def keep_seconds(folder: RunFolder, metrics: Mapping[str, float]) -> None:
+    """Keep how long an epoch of training shared weights took, if these metrics end one."""
+    if EPOCH_S in metrics:
+        folder.child(_SECONDS).write(f"{metrics['epoch']:05.0f}", str(metrics[EPOCH_S]))
+
+
+def read_seconds(folder: RunFolder) -> list[float]:
+    """How long each epoch of training shared weights took."""
+    place = folder.child(_SECONDS)
+    names = sorted(path.rstrip("/").rpartition("/")[2] for path in place.filesystem.ls(place.path, detail=False))
+    return [float(place.read(name)) for name in names]
 
 
 def load_supernet(folder: Path, space: Space, config: SupernetConfig) -> ElasticCascade:

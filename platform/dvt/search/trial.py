@@ -14,11 +14,11 @@ import torch
 
 from dvt.config import Recipe
 from dvt.data import open_data
-from dvt.exits import ExitScores, hypervolume
+from dvt.exits import ExitScores
 from dvt.inference import measure_latency
 from dvt.models import Cascade, macs_per_exit
 from dvt.search.choices import BudgetRange
-from dvt.search.objective import EpochFront, point_within, validation_front
+from dvt.search.objective import EpochFront, validation_front
 from dvt.train.folder_reporter import FolderReporter, last_checkpoint
 from dvt.train.loop import Worker, train_cascade
 from dvt.train.past_run import best_name
@@ -70,7 +70,7 @@ class FrontKeeper:
         self._num_workers = recipe.cluster.num_workers
         self._budgets = budgets
         self._costs = tuple(costs)
-        self._budget = budgets.high if budget is None else budget
+        self._budget = budget
         past = read_epochs(folder)
         self._spent_s = past[-1].train_s if past else 0.0
         self._asked: float | None = None
@@ -82,15 +82,7 @@ class FrontKeeper:
             self._spent_s += (now - self._asked) * self._num_workers
         self._asked = now
         front = validation_front(scores, self._costs)
-        best = point_within(front, self._budget)
-        measured = EpochFront(
-            epoch=epoch,
-            hypervolume=hypervolume(front.points, self._budgets.low, self._budgets.high),
-            top1=best.accuracy if best else 0.0,
-            cost=best.macs if best else self._budget,
-            train_s=self._spent_s,
-            front=front,
-        )
+        measured = EpochFront.of(front, self._budgets, epoch=epoch, train_s=self._spent_s, budget=self._budget)
         self._folder.filesystem.makedirs(f"{self._folder.path}/{EPOCHS}", exist_ok=True)
         self._folder.write(f"{EPOCHS}/{epoch:05d}.json", json.dumps(measured.to_dict()))
         return metrics_of(measured)

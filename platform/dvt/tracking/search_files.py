@@ -44,12 +44,16 @@ def write_search_files(folder: Path, result: SearchResult) -> None:
     unit = result.budgets.unit
     trials = [_trial_row(trial, unit) for trial in result.trials]
     _write_table(folder / "trials.csv", [unit if name == "cost" else name for name in _TRIAL_COLUMNS], trials)
+    if result.shared:
+        inherited = [_trial_row(trial, unit) for trial in result.shared.inherited]
+        _write_table(folder / "inherited.csv", [unit if name == "cost" else name for name in _TRIAL_COLUMNS], inherited)
     rows = [_point_row(result, point) for point in result.front]
     (folder / "front.json").write_text(json.dumps(rows, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     _write_table(folder / "front.csv", [unit if name == "cost" else name for name in _POINT_COLUMNS], rows)
     for trial in chosen_trials(result):
+        recipe = result.shared.in_full(trial.recipe) if result.shared else trial.recipe
         place = folder / recipe_name(result, trial.number)
-        place.write_text(_header(result, trial) + recipe_to_yaml(trial.recipe), encoding="utf-8")
+        place.write_text(_header(result, trial) + recipe_to_yaml(recipe), encoding="utf-8")
 
 
 def chosen_trials(result: SearchResult) -> list[TrialResult]:

@@ -81,7 +81,8 @@ def draw_hypervolume(result: SearchResult) -> Figure:
     if not trials:
         return _say(figure, axes, "no trial was trained for an epoch yet")
     set_style(axes, "compute spent [worker-hours]", "hypervolume [% of the area]")
-    hours = [spent / 3600 for spent in accumulate(trial.train_s for trial in trials)]
+    before = result.shared.spent_s if result.shared else 0.0
+    hours = [spent / 3600 for spent in accumulate((trial.train_s for trial in trials), initial=before)][1:]
     values = [100 * trial.epochs[-1].hypervolume for trial in trials]
     places = list(zip(trials, hours, values, strict=True))
     for state, (marker, colour) in _STATES.items():
@@ -93,6 +94,8 @@ def draw_hypervolume(result: SearchResult) -> Figure:
     if any_best != ended_best:  # else one would hide the other
         style: dict[str, Any] = {"color": CALIBRATION, "linewidth": 1.2, "linestyle": DASHED, "zorder": 3}
         axes.step(hours, any_best, where="post", label="best of any so far", **style)
+    if before > 0:
+        axes.axvspan(0, before / 3600, color=GRID, alpha=0.6, linewidth=0, zorder=0, label="training shared weights")
     first = next((index for index, trial in enumerate(trials) if trial.state == "finished"), None)
     if first is not None:
         style = {"color": TEST, "linewidth": 2, "zorder": 4}

@@ -1,9 +1,13 @@
 """Where a run's first weights come from: another run's checkpoint, or one timm ViT for every stage."""
 
 import difflib
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import timm
 
 from dvt.models import Cascade, WeightsError
@@ -21,27 +25,48 @@ def init_from(model: Cascade, source: str) -> None:
 
     Args:
         model: The cascade to start.
-        source: A checkpoint folder; a file of a ViT's weights, in timm's layout or one that timm converts; or `timm:`
-            and a model's name.
+        source: A checkpoint folder; a file of a ViT's weights, in timm's layout or one that timm converts; either in
+            a bucket too; or `timm:` and a model's name.
 
     Raises:
         CheckpointError: If the weights cannot be had or are of another model.
     """
-    path = Path(source)
     try:
         if source.startswith(TIMM_PREFIX):
             init_from_timm(model, _published_weights(source), source)
-        elif path.suffix in WEIGHT_SUFFIXES and not path.is_dir():
-            init_from_timm(model, read_weights_file(path), source)
-        elif path.is_file():
-            raise CheckpointError(
-                f"train.init_from must be a checkpoint folder, a file of weights or timm:NAME, got {source}; "
-                f"choose a file that ends in {', '.join(WEIGHT_SUFFIXES)}"
-            )
         else:
-            _init_from_checkpoint(model, path)
+            with _fetched(source) as path:
+                _init_from_files(model, path, source)
     except WeightsError as error:
         raise CheckpointError(str(error)) from error
+
+
+@contextmanager
+def _fetched(source: str) -> Iterator[Path]:
+    """A folder or file on this machine while the context lasts, copied here if it is in a bucket."""
+    if "://" not in source:
+        yield Path(source)
+        return
+    with tempfile.TemporaryDirectory(prefix="dvt-") as scratch:
+        local = Path(scratch) / source.rstrip("/").rpartition("/")[2]
+        try:
+            filesystem, path = fsspec.core.url_to_fs(source)
+            filesystem.get(path, str(local), recursive=True)
+        except (OSError, ImportError, ValueError) as error:
+            raise CheckpointError(f"train.init_from must be readable, got {source} ({error})") from error
+        yield local
+
+
+def _init_from_files(model: Cascade, path: Path, source: str) -> None:
+    if path.suffix in WEIGHT_SUFFIXES and not path.is_dir():
+        init_from_timm(model, read_weights_file(path), source)
+    elif path.is_file():
+        raise CheckpointError(
+            f"train.init_from must be a checkpoint folder, a file of weights or timm:NAME, got {source}; "
+            f"choose a file that ends in {', '.join(WEIGHT_SUFFIXES)}"
+        )
+    else:
+        _init_from_checkpoint(model, path)
 
 
 def _init_from_checkpoint(model: Cascade, folder: Path) -> None:

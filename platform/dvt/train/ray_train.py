@@ -102,7 +102,7 @@ def train_on_cluster(
     try:
         result = trainer.fit()
     except ray_train.TrainingFailedError as error:
-        raise _plain(error) from error
+        raise plain_error(error) from error
     best: ray_train.Checkpoint | None = result.get_best_checkpoint(BEST_METRIC, "max")
     if best is None:
         raise TrainingError(f"run {folder.name} must end with a checkpoint, got none; was it interrupted? run it again")
@@ -236,11 +236,11 @@ def _on_cluster(recipe: Recipe, num_shards: int, work: Callable[..., T], *args: 
     try:
         done: list[T] = ray.get([task.remote(*args, shard, num_shards) for shard in range(num_shards)])
     except RayTaskError as error:
-        raise _plain(error) from error
+        raise plain_error(error) from error
     return done
 
 
-def _plain(error: Exception) -> Exception:
+def plain_error(error: Exception) -> Exception:
     """What went wrong in this project's words, or Ray's where it is none of ours."""
     cause, broken_storage = _find(error, FATAL), _find(error, (OSError,))
     if cause is not None:

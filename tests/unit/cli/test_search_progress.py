@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from dvt.cli.search_progress import SearchProgress, print_search, told_cascade
+from dvt.cli.search_progress import InheritedProgress, SearchProgress, print_search, told_cascade
 from dvt.search.study import Candidate
 from tests.unit.search.made_up import embedded, front_of, result_of, trials_of
 
@@ -63,3 +63,15 @@ def test_what_was_found_is_told_at_budgets() -> None:
 def test_a_cascade_of_one_exit_reuses_nothing() -> None:
     config = embedded().cheapest()
     assert told_cascade(config) == "2x2"
+
+
+def test_a_log_has_a_line_now_and_then_while_cascades_are_measured() -> None:
+    console = Console(file=io.StringIO(), width=120)
+    (measured,) = trials_of(FRONTS[:1])[0].epochs
+    with InheritedProgress.shown(console, "mine", 25) as progress:
+        for number in range(5):
+            progress.measured(number, measured)
+    assert isinstance(console.file, io.StringIO)
+    best = f"best hypervolume {measured.hypervolume:.4f}"
+    told = [f"mine: {count} of 25 cascades measured · {best}" for count in (2, 4)]
+    assert console.file.getvalue().splitlines() == told

@@ -85,6 +85,13 @@ def test_told_macs(macs: float, told: str) -> None:
     assert told_macs(macs) == told
 
 
+def test_a_row_of_progress_of_shared_weights() -> None:
+    metrics = {f"calibration/{name}/top1": 0.5 for name in ("cheapest/exit_1", "dearest/exit_1", "dearest/exit_2")}
+    assert line(Row(7, metrics | {"calibration/top1_mean": 0.5}), num_epochs=2) == (
+        "step 7 · calibration top-1 of the cheapest 50.0 % · calibration top-1 of the dearest 50.0 / 50.0 %"
+    )
+
+
 def test_a_row_of_progress() -> None:
     metrics = {
         "train/loss": 1.2345,

@@ -1,6 +1,8 @@
 """The union of trials' fronts, worked by hand."""
 
-from dvt.search.results import SearchResult
+from dataclasses import replace
+
+from dvt.search.results import SearchResult, SharedResult
 from tests.unit.search.made_up import embedded, front_of, result_of, trials_of
 
 
@@ -31,3 +33,11 @@ def test_points_over_the_largest_budget_and_trials_that_were_stopped_do_not_coun
 def test_nothing_finished_is_no_front() -> None:
     result = result_of(trials_of([front_of((6e5, 0.7))], ["running"]))
     assert (result.front, result.best, result.finished) == ((), None, ())
+
+
+def test_shared_weights_are_part_of_what_was_spent() -> None:
+    trials = trials_of([front_of((6e5, 0.7)), front_of((7e5, 0.8))])
+    alone = result_of(trials)
+    assert alone.spent_s == 120
+    shared = replace(alone, shared=SharedResult(embedded().base, trials[:1], train_s=30))
+    assert shared.spent_s == 120 + 30 + 60

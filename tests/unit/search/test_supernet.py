@@ -17,11 +17,19 @@ from dvt.config import ConfigError
 from dvt.exits import score_exits
 from dvt.models import Cascade, macs_per_exit
 from dvt.search.elastic import ElasticCascade
-from dvt.search.inherited import inherited_front, save_inherited, score_inherited
+from dvt.search.inherited import (
+    FirstImages,
+    inherited_front,
+    keep_inherited,
+    read_inherited,
+    save_inherited,
+    score_inherited,
+    start_inherited,
+)
 from dvt.search.objective import validation_front
 from dvt.search.sandwich import Sandwich
 from dvt.search.settings import SupernetConfig
-from dvt.search.supernet import EPOCH_S, load_supernet, train_supernet
+from dvt.search.supernet import EPOCH_S, keep_seconds, load_supernet, read_seconds, train_supernet
 from dvt.train.checkpoint import read_tensors
 from dvt.train.errors import CheckpointError
 from dvt.train.folder_reporter import FolderReporter
@@ -29,6 +37,7 @@ from dvt.train.init_from import init_from
 from dvt.train.loop import BEST_METRIC, Worker
 from dvt.train.storage import RunFolder
 from tests.unit.search import supernet_of_two
+from tests.unit.search.made_up import embedded, epochs_of, front_of
 from tests.unit.search.tiny import supernet_recipe, supernet_space
 from tests.unit.train.tiny import CPU, make_data
 
@@ -220,3 +229,48 @@ def test_settings_are_checked() -> None:
     with pytest.raises(ConfigError) as caught:
         SupernetConfig(num_random=-1, distill=1.5)
     assert str(caught.value) == "num_random must be at least 0, got -1\ndistill must be from 0 to 1, got 1.5"
+
+
+def test_the_seconds_of_each_epoch_are_kept(tmp_path: Path) -> None:
+    folder = RunFolder(LocalFileSystem(), str(tmp_path), "mine")
+    keep_seconds(folder, {"train/loss": 1.0})
+    for epoch, seconds in ((1, 2.5), (10, 4.0), (2, 3.0)):
+        keep_seconds(folder, {"epoch": epoch, EPOCH_S: seconds})
+    assert read_seconds(folder) == [2.5, 3.0, 4.0]
+
+
+def test_a_trial_starts_from_weights_that_are_kept_with_it(whole: Rows, tmp_path: Path) -> None:
+    of = supernet_space()
+    loaded = []
+
+    def load() -> ElasticCascade:
+        assert whole.newest is not None
+        loaded.append(load_supernet(whole.newest, of, CONFIG))
+        return loaded[-1]
+
+    trial = RunFolder(LocalFileSystem(), str(tmp_path), "mine")
+    recipe = replace(supernet_recipe(of), cascade=of.dearest())
+    first, again = (start_inherited(trial, recipe, load) for _ in range(2))
+    assert first == again
+    assert len(loaded) == 1
+    assert first.train.init_from is not None
+    model = Cascade(recipe.cascade)
+    init_from(model, first.train.init_from)
+    inherited = loaded[0].inherit(recipe.cascade)
+    assert all(torch.equal(tensor, inherited[name]) for name, tensor in model.state_dict().items())
+
+
+def test_what_was_measured_is_read_back(tmp_path: Path) -> None:
+    search = RunFolder(LocalFileSystem(), str(tmp_path), "mine")
+    (measured,) = epochs_of(front_of((6e5, 0.5), (2e6, 0.75)), embedded())
+    assert read_inherited(search, 3) is None
+    keep_inherited(search, 3, measured)
+    assert read_inherited(search, 3) == measured
+
+
+def test_fewer_images_are_the_first_ones() -> None:
+    images = make_data().calibration
+    fewer = FirstImages(images, 4)
+    assert len(fewer) == 4
+    assert len(FirstImages(images, 10_000)) == len(images)
+    assert torch.equal(fewer.read([3]).images, images.read([3]).images)

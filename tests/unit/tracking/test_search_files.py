@@ -7,8 +7,9 @@ from pathlib import Path
 
 from dvt.config import load_recipe
 from dvt.search import BudgetRange
+from dvt.search.results import SharedResult
 from dvt.tracking.search_files import write_search_files
-from tests.unit.search.made_up import front_of, result_of, trials_of
+from tests.unit.search.made_up import embedded, front_of, result_of, trials_of
 
 FRONTS = [
     front_of((6e5, 0.70), (2e6, 0.90)),
@@ -90,3 +91,18 @@ def test_failures_are_told_in_the_table_and_have_no_recipe(tmp_path: Path) -> No
     assert json.loads((tmp_path / "front.json").read_text()) == []
     assert (tmp_path / "front.csv").read_text() == "trial,recipe,macs,accuracy,thresholds,exit_shares\n"
     assert list((tmp_path / "recipes").iterdir()) == []
+
+
+def test_with_shared_weights_recipes_train_in_full_and_what_was_measured_is_a_table(tmp_path: Path) -> None:
+    made = result_of(trials_of(FRONTS[:2]))
+    short = replace(embedded().base.optimizer, epochs=1, warmup_epochs=0)
+    trials = tuple(replace(trial, recipe=replace(trial.recipe, optimizer=short)) for trial in made.trials)
+    shared = SharedResult(embedded().base, made.trials, train_s=10)
+    write_search_files(tmp_path, replace(made, trials=trials, shared=shared))
+    (path,) = (tmp_path / "recipes").iterdir()
+    assert load_recipe(path).optimizer == embedded().base.optimizer
+    rows = rows_of(tmp_path / "inherited.csv")
+    assert [float(row["hypervolume"]) for row in rows] == [trial.epochs[-1].hypervolume for trial in made.trials]
+    assert rows[0]["token_grids"] == "2 4 7"
+    write_search_files(tmp_path / "others", made)
+    assert not (tmp_path / "others" / "inherited.csv").exists()

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 import timm
 import torch
@@ -72,6 +73,13 @@ def test_starting_from_another_runs_weights(state: TrainingState, saved: Path) -
     init_from(model, str(saved))
     assert state.ema is not None
     assert is_equal(model.state_dict(), state.ema.module.state_dict())
+
+
+def test_starting_from_weights_in_a_bucket(state: TrainingState, saved: Path) -> None:
+    fsspec.filesystem("memory").put(str(saved), "/runs/start", recursive=True)
+    assert is_equal(started("memory://runs/start").state_dict(), started(str(saved)).state_dict())
+    told = fails(lambda: started("memory://runs/nothing"))
+    assert told.startswith("train.init_from must be readable, got memory://runs/nothing (")
 
 
 def test_starting_with_other_classes_keeps_the_heads(state: TrainingState, saved: Path) -> None:

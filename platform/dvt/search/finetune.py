@@ -1,0 +1,93 @@
+"""What a search with shared weights trains: the shared weights, and then the cascades that did best with them.
+
+The trials of such a search are short: each starts from what its cascade inherits, with the base's training fields.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from dvt.config import CascadeConfig, OptimizerConfig, Recipe
+from dvt.exits import FrontPoint, hypervolume
+from dvt.search.choices import BudgetRange
+from dvt.search.objective import EpochFront
+from dvt.search.results import TrialResult
+from dvt.search.space import Space
+
+
+def shared_recipe(space: Space) -> Recipe:
+    """How the shared weights are trained."""
+    epochs = space.search.supernet.epochs
+    optimizer = space.base.optimizer
+    if epochs is not None:
+        optimizer = replace(optimizer, epochs=epochs, warmup_epochs=min(optimizer.warmup_epochs, epochs))
+    return replace(space.base, name=f"{space.name}-supernet", optimizer=optimizer)
+
+
+def measuring_space(space: Space) -> Space:
+    """The space as cascades are chosen from it that are measured with inherited weights: training fields are fixed."""
+    search = replace(space.search, num_trials=space.search.supernet.num_measured)
+    return replace(_cascades_alone(space), search=search)
+
+
+def finetuned_space(space: Space, finalists: Sequence[CascadeConfig] = ()) -> Space:
+    """The space whose first points are the finalists, trained as long as they are."""
+    alone = _cascades_alone(space)
+    base = replace(
+        alone.base,
+        optimizer=_finetuned(space),
+        train=replace(alone.base.train, backbone_epochs=0),  # stages have been joined while weights were shared
+    )
+    return replace(alone, base=base, first_points=tuple(replace(base, cascade=cascade) for cascade in finalists))
+
+
+def choose_finalists(space: Space, inherited: Sequence[TrialResult]) -> list[CascadeConfig]:
+    """The cascades to train on, as many as the search has trials: the first points, then what adds most to their front.
+
+    Of the others the first is the one of the largest hypervolume, and each next one that which has the largest together
+    with those before: two cascades that are good at the same budgets are not worth two trainings.
+
+    Args:
+        space: What is searched.
+        inherited: What cascades are worth with inherited weights.
+    """
+    cascades = space.cascades
+    # As the study writes them, depths as numbers, so that none is trained twice.
+    finalists = [cascades.config(cascades.shape(recipe.cascade)) for recipe in space.first_points]
+    front: list[FrontPoint] = []
+    left = {trial.recipe.cascade: trial.epochs[-1] for trial in inherited if trial.recipe.cascade not in finalists}
+    while left and len(finalists) < space.search.num_trials:
+        best = _adding_most(front, left, space.budgets)
+        finalists.append(best)
+        front += left.pop(best).front.points
+    return finalists[: space.search.num_trials]
+
+
+def _adding_most(
+    front: Sequence[FrontPoint], left: Mapping[CascadeConfig, EpochFront], budgets: BudgetRange
+) -> CascadeConfig:
+    """The cascade that has the largest hypervolume together with a front; where none adds to it, by itself."""
+
+    def worth(cascade: CascadeConfig) -> tuple[float, float]:
+        points = [*front, *left[cascade].front.points]
+        return hypervolume(points, budgets.low, budgets.high), left[cascade].hypervolume
+
+    return max(left, key=worth)
+
+
+def _cascades_alone(space: Space) -> Space:
+    points = tuple(replace(space.base, cascade=recipe.cascade) for recipe in space.first_points)
+    return replace(space, training={}, first_points=points)
+
+
+def _finetuned(space: Space) -> OptimizerConfig:
+    own, config = space.base.optimizer, space.search.supernet
+    rate = own.lr * config.finetune_lr
+    return replace(
+        own,
+        lr=rate,
+        epochs=config.finetune_epochs,
+        warmup_epochs=0,
+        cooldown_epochs=0,
+        warmup_lr=min(own.warmup_lr, rate),
+        min_lr=min(own.min_lr, rate),
+    )
