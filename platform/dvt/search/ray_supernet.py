@@ -115,7 +115,7 @@ def _measure(weights: list[Any], space: Space, recipe: Recipe, folder: RunFolder
     config = space.search.supernet
     if config.num_images is not None:
         images = FirstImages(images, config.num_images)
-    costs = exit_costs(recipe, space.budgets, folder.child(f"{INHERITED}/{number:05d}"))
+    costs = exit_costs(recipe, space.budgets, folder.child(INHERITED), f"{number:05d}-costs.json")
     front = inherited_front(elastic, recipe.cascade, images, recipe.data, trial_device(recipe), costs)
     measured = EpochFront.of(front, space.budgets, epoch=0, train_s=time.perf_counter() - begun)
     keep_inherited(folder, number, measured)

@@ -93,17 +93,17 @@ class FrontKeeper:
         return self
 
 
-def exit_costs(recipe: Recipe, budgets: BudgetRange, folder: RunFolder) -> tuple[float, ...]:
+def exit_costs(recipe: Recipe, budgets: BudgetRange, folder: RunFolder, name: str = COSTS) -> tuple[float, ...]:
     """What an image costs that leaves at each exit, (E,): multiply-adds, or milliseconds of an image by itself.
 
-    Milliseconds are measured here, once a trial: they are kept in its folder.
+    Milliseconds are measured here, once a cascade: they are kept in the folder, under the name.
     """
     if budgets.unit == "macs":
         return tuple(map(float, macs_per_exit(recipe.cascade)))
-    if not folder.has(COSTS):
+    if not folder.has(name):
         profile = measure_latency(Cascade(recipe.cascade).to(trial_device(recipe)), batch_sizes=(1,))
-        folder.write(COSTS, json.dumps([1000 * seconds for seconds in profile.seconds_per_exit(1)]))
-    return tuple(map(float, json.loads(folder.read(COSTS))))
+        folder.write(name, json.dumps([1000 * seconds for seconds in profile.seconds_per_exit(1)]))
+    return tuple(map(float, json.loads(folder.read(name))))
 
 
 def trial_device(recipe: Recipe) -> torch.device:
