@@ -222,6 +222,12 @@ def test_trials_that_fail_are_told_and_the_search_goes_on(cluster: RayCluster, t
     told = driver.text.count(": failed: the loss must stay a number, got nan up to step ")
     assert told == states.count(TrialState.FAIL)
 
+    tree["base"]["optimizer"] = {"lr": 1e30}
+    place.write_text(yaml.safe_dump({name: value for name, value in tree.items() if name != "training"}))
+    with driving([*words, "--trials", "1"], cwd=tmp_path, env=cluster.env, python=cluster.python, job=JOB) as driver:
+        assert driver.finish() == 1, driver.text
+    assert "embedded-search-002 must be trained, got none; mend that, and search again with another" in driver.text
+
 
 def test_more_trials_than_fit_wait_for_one_another(cluster: RayCluster, tmp_path: Path) -> None:
     """Trials of two workers each on three cores: one at a time, whatever is asked for."""

@@ -35,6 +35,7 @@ from dvt.search.study import Candidate
 from dvt.search.trial import checkpoint_name, trial_folder
 from dvt.tracking import MlflowSinkFactory, ModelRecord, check_tracking, page_command, resolve_tracking_uri
 from dvt.tracking.search_files import chosen_trials
+from dvt.train.errors import TrainingError
 from dvt.train.ray_train import (
     DataSummary,
     kept_checkpoint,
@@ -82,7 +83,13 @@ def _search(space: Space, folder: RunFolder, record: SearchRecord, console: Cons
         _run_trials(finetuned_space(space, finalists), folder, record, console, shared)
     else:
         _run_trials(space, folder, record, console)
-    return read_result(space, folder)
+    result = read_result(space, folder)
+    if result.trials and all(trial.state == "failed" for trial in result.trials):
+        raise TrainingError(
+            f"one of the {len(result.trials)} trials in {folder.address} must be trained, got none; mend that, and "
+            f"search again with another run.name. The last one failed: {result.trials[-1].why}"
+        )
+    return result
 
 
 def _run_trials(
