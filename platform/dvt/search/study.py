@@ -26,6 +26,7 @@ from dvt.search.suggester import Suggester
 
 BUDGET = "budget"  # the budget that a candidate of the pareto objective is measured at, a parameter like others
 MOST_REFUSED = 500  # suggestions in a row that may be illegal or known before the space counts as exhausted
+_STARTUP = 5  # random trials before TPE goes by what it knows; Optuna's 10 are half of a small search
 _POPULATION = 8  # of NSGA-II; Optuna's 50 would not see a second generation in a search of usual size
 _GIVEN, _REFUSED, _FAILED, _TWIN, _FIRST = "given", "refused", "failed", "twin", "first_point"  # attributes of a trial
 
@@ -225,4 +226,4 @@ def sampler_of(config: SearchConfig, number: int) -> BaseSampler:
         return RandomSampler(seed=seed)
     if config.sampler == "nsga2":
         return NSGAIISampler(seed=seed, population_size=_POPULATION)
-    return TPESampler(seed=seed)
+    return TPESampler(seed=seed, n_startup_trials=_STARTUP)
