@@ -26,6 +26,7 @@ from dvt.search.suggester import Suggester
 
 BUDGET = "budget"  # the budget that a candidate of the pareto objective is measured at, a parameter like others
 MOST_REFUSED = 500  # suggestions in a row that may be illegal or known before the space counts as exhausted
+_PATIENCE = 3  # illegal or known suggestions in a row that random ones follow: a sampler can repeat itself for long
 _STARTUP = 5  # random trials before TPE goes by what it knows; Optuna's 10 are half of a small search
 _POPULATION = 8  # of NSGA-II; Optuna's 50 would not see a second generation in a search of usual size
 _GIVEN, _REFUSED, _FAILED, _TWIN, _FIRST = "given", "refused", "failed", "twin", "first_point"  # attributes of a trial
@@ -162,7 +163,11 @@ class CandidateStudy:
 
     def _ask(self) -> Candidate | None:
         """Ask for one candidate; None if it must not or need not be trained."""
-        self.study.sampler = sampler_of(self._config, len(self._trials()))
+        known = self._trials()
+        pointless = [_REFUSED in trial.user_attrs or _TWIN in trial.user_attrs for trial in known[-_PATIENCE:]]
+        is_stuck = len(pointless) == _PATIENCE and all(pointless)
+        config = replace(self._config, sampler="random") if is_stuck else self._config
+        self.study.sampler = sampler_of(config, len(known))
         trial = self.study.ask()
         try:
             recipe = self._suggest(trial)

@@ -10,6 +10,7 @@ from optuna.trial import TrialState
 from dvt.config import ConfigError
 from dvt.search import Space, load_space
 from dvt.search.study import Candidate, CandidateStudy
+from tests.unit.search import tiny
 
 ROOT = Path(__file__).resolve().parents[3]
 NAME = "embedded-search-001"
@@ -126,6 +127,19 @@ def test_a_known_recipe_is_not_trained_again(tmp_path: Path, monkeypatch: pytest
     assert len(seen) == len(set(seen)) == space.size()
 
 
+def test_a_small_space_is_tried_whole_though_the_sampler_repeats_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dvt.search.study.MOST_REFUSED", 100)
+    choices = {"num_exits": [1, 2], "feature_reuse_depth": [2], "relation_reuse_depth": [0], "feature_reuse_dim": [8]}
+    small = tiny.space(choices, search={"num_trials": 40})
+    assert small.size() == 10
+    study = CandidateStudy(small, f"sqlite:///{tmp_path}/study.db", NAME)
+    found = {candidate.recipe.cascade for candidate in finish(study, 10)}
+    assert len(found) == 10
+    assert study.next() is None
+
+
 def test_the_pareto_objective_has_two_values_and_a_budget(tmp_path: Path) -> None:
     study = opened(tmp_path, objective="pareto", sampler="nsga2")
     candidates = finish(study, 14)
@@ -133,7 +147,8 @@ def test_the_pareto_objective_has_two_values_and_a_budget(tmp_path: Path) -> Non
     assert all(budgets.low <= float(str(candidate.params["budget"])) <= budgets.high for candidate in candidates)
     loaded = optuna.load_study(study_name=NAME, storage=f"sqlite:///{tmp_path}/study.db")
     assert [direction.name for direction in loaded.directions] == ["MAXIMIZE", "MINIMIZE"]
-    values = [(trial.values[0], trial.values[1]) for trial in loaded.get_trials(states=[TrialState.COMPLETE])]
+    given = [trial for trial in loaded.get_trials(states=[TrialState.COMPLETE]) if "given" in trial.user_attrs]
+    values = [(trial.values[0], trial.values[1]) for trial in given]
     assert values == [(worth(candidate)["top1"], worth(candidate)["cost"]) for candidate in candidates]
 
 
