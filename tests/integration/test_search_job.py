@@ -122,7 +122,7 @@ def test_killed_trials_and_drivers_lose_nothing_but_what_was_in_flight(cluster: 
         driver.wait_for(f"epoch 1/{EPOCHS}")
         cluster.processes("ray::ImplicitFunc")[0].send_signal(signal.SIGKILL)
         driver.wait_for(f"trial 0: epoch 2/{EPOCHS}")
-        driver.process.send_signal(signal.SIGINT)
+        driver.process.send_signal(signal.SIGTERM)  # as `ray job stop` does
         assert driver.finish() == 130, driver.text
         assert "interrupted; run the same command again to go on" in driver.text
         first = driver.text

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,6 +48,8 @@ def connected(config: ClusterConfig, has_dashboard: bool = False) -> Iterator[No
         ray.init(include_dashboard=has_dashboard, **settings)
     except (ConnectionError, AuthenticationError) as error:
         raise ClusterError(_unreachable(error)) from error
+    # A job that is told to stop ends as by Ctrl-C; set now, as Ray 2.60 sets its own, which aborts.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         node = ray._private.worker.global_worker.node  # Ray 2.60 has no public name for it
         if node is not None and node.head:  # started here

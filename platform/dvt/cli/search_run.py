@@ -1,7 +1,6 @@
 """`dvt search run SPACE`: train candidates over the cluster, find the front of all, register the best."""
 
 import argparse
-import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,7 +56,6 @@ def run(words: Sequence[str], prog: str = "dvt search run", default_space: Path 
     space = _asked_space(words, prog, default_space)
     uri = resolve_tracking_uri(space.base.run.tracking_uri, space.base.run.storage_path)
     check_tracking(uri)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is told to stop ends as by Ctrl-C
     console = Console()
     with connected(space.base.cluster, has_dashboard=space.base.cluster.num_workers > 1):
         data = summarize_data(space.base)

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,8 +34,6 @@ def main(words: Sequence[str], default_recipe: Path | None = None) -> int:
     budgets = checked_budgets(macs_per_exit(recipe.cascade), recipe.exits.budgets_macs)
     uri = resolve_tracking_uri(recipe.run.tracking_uri, recipe.run.storage_path)
     check_tracking(uri)
-    # A job that is told to stop ends as one that is interrupted at a keyboard.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console()
     with connected(recipe.cluster):
         outcome = run_recipe(recipe, uri, budgets, console)
