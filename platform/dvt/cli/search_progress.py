@@ -1,7 +1,7 @@
 """What a person sees while a search runs: a live table of trials on a terminal, plain lines in a log."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from rich.table import Table
 from dvt.cli.summary import told_macs
 from dvt.config import CascadeConfig
 from dvt.search.objective import EpochFront
-from dvt.search.results import SearchResult, UnionPoint
+from dvt.search.results import SearchResult, TrialResult, UnionPoint
 from dvt.search.space import Space
 from dvt.search.study import Candidate
 
@@ -139,21 +139,24 @@ class InheritedProgress:
     Args:
         tell: Shows a line, in place of the one before on a terminal.
         total: How many are to be measured.
+        known: Those that an earlier try measured.
     """
 
-    def __init__(self, tell: Callable[[str], None], total: int) -> None:
-        self._tell, self._total = tell, total
-        self._count, self._best = 0, 0.0
+    def __init__(self, tell: Callable[[str], None], total: int, known: Sequence[TrialResult] = ()) -> None:
+        self._tell, self._total, self._count = tell, total, len(known)
+        self._best = max((trial.epochs[-1].hypervolume for trial in known), default=0.0)
 
     @classmethod
     @contextmanager
-    def shown(cls, console: Console, title: str, total: int) -> Iterator["InheritedProgress"]:
+    def shown(
+        cls, console: Console, title: str, total: int, known: Sequence[TrialResult] = ()
+    ) -> Iterator["InheritedProgress"]:
         """Show it while the context lasts: a line that changes on a terminal, a line now and then in a log."""
         if console.is_terminal:
             with console.status(f"{title}: measuring cascades with shared weights") as status:
-                yield cls(lambda line: status.update(f"{title}: {line}"), total)
+                yield cls(lambda line: status.update(f"{title}: {line}"), total, known)
         else:
-            yield cls(lambda line: console.print(f"{title}: {line}", highlight=False, soft_wrap=True), total)
+            yield cls(lambda line: console.print(f"{title}: {line}", highlight=False, soft_wrap=True), total, known)
 
     def measured(self, number: int, measured: EpochFront) -> None:
         """One more is measured."""

@@ -107,7 +107,8 @@ def _share(
         shared = train_shared(space, folder, make_sink)
     measuring = measuring_space(space)
     study = open_study(measuring, folder, INHERITED)
-    with InheritedProgress.shown(console, folder.name, measuring.search.num_trials) as progress:
+    known = read_shared(space, folder).inherited
+    with InheritedProgress.shown(console, folder.name, measuring.search.num_trials, known) as progress:
         measure_inherited(measuring, folder, study, shared, progress.measured)
     return shared, choose_finalists(space, read_shared(space, folder).inherited)
 

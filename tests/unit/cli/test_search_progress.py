@@ -67,11 +67,11 @@ def test_a_cascade_of_one_exit_reuses_nothing() -> None:
 
 def test_a_log_has_a_line_now_and_then_while_cascades_are_measured() -> None:
     console = Console(file=io.StringIO(), width=120)
-    (measured,) = trials_of(FRONTS[:1])[0].epochs
-    with InheritedProgress.shown(console, "mine", 25) as progress:
-        for number in range(5):
-            progress.measured(number, measured)
+    worse, better = (trial.epochs[-1] for trial in trials_of([front_of((2e6, 0.5)), FRONTS[0]]))
+    with InheritedProgress.shown(console, "mine", 25, known=trials_of(FRONTS[:1])) as progress:
+        for number in range(4):
+            progress.measured(number, worse)
     assert isinstance(console.file, io.StringIO)
-    best = f"best hypervolume {measured.hypervolume:.4f}"
+    best = f"best hypervolume {better.hypervolume:.4f}"
     told = [f"mine: {count} of 25 cascades measured · {best}" for count in (2, 4)]
     assert console.file.getvalue().splitlines() == told
