@@ -71,11 +71,10 @@ def cost(cascade: CascadeConfig) -> float:
 def tell_shared(folder: str, alone: Worth) -> None:
     space, place = read_search(folder)
     result = read_result(space, place)
+    assert result.shared is not None, f"{folder} must be of a search with shared weights"
     parts = {
         "training shared weights": compute_of_sharing(space),
-        f"measuring {len(result.shared.inherited) if result.shared else 0} cascades": compute_of_measuring(
-            space, result
-        ),
+        f"measuring {len(result.shared.inherited)} cascades": compute_of_measuring(space, result.shared),
         f"training {len(result.finished)} on": compute_of_trials(result.trials),
     }
     worth = Worth.of(space, result.finished, sum(parts.values()))

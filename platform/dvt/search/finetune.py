@@ -3,13 +3,10 @@
 The trials of such a search are short: each starts from what its cascade inherits, with the base's training fields.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from dvt.config import CascadeConfig, OptimizerConfig, Recipe
-from dvt.exits import FrontPoint, hypervolume
-from dvt.search.choices import BudgetRange
-from dvt.search.objective import EpochFront
 from dvt.search.results import TrialResult
 from dvt.search.space import Space
 
@@ -41,37 +38,25 @@ def finetuned_space(space: Space, finalists: Sequence[CascadeConfig] = ()) -> Sp
 
 
 def choose_finalists(space: Space, inherited: Sequence[TrialResult]) -> list[CascadeConfig]:
-    """The cascades to train on, as many as the search has trials: the first points, then what adds most to their front.
+    """The cascades to train on, as many as the search has trials: the first points, then the best of all.
 
-    Of the others the first is the one of the largest hypervolume, and each next one that which has the largest together
-    with those before: two cascades that are good at the same budgets are not worth two trainings.
+    At most a quarter of them have the same token grids, if others are left: cascades that differ in reuse alone are
+    hardly told apart by inherited weights, and two that are nearly the same are not worth two trainings.
 
     Args:
         space: What is searched.
         inherited: What cascades are worth with inherited weights.
     """
-    cascades = space.cascades
+    cascades, count = space.cascades, space.search.num_trials
     # As the study writes them, depths as numbers, so that none is trained twice.
     finalists = [cascades.config(cascades.shape(recipe.cascade)) for recipe in space.first_points]
-    front: list[FrontPoint] = []
-    left = {trial.recipe.cascade: trial.epochs[-1] for trial in inherited if trial.recipe.cascade not in finalists}
-    while left and len(finalists) < space.search.num_trials:
-        best = _adding_most(front, left, space.budgets)
-        finalists.append(best)
-        front += left.pop(best).front.points
-    return finalists[: space.search.num_trials]
-
-
-def _adding_most(
-    front: Sequence[FrontPoint], left: Mapping[CascadeConfig, EpochFront], budgets: BudgetRange
-) -> CascadeConfig:
-    """The cascade that has the largest hypervolume together with a front; where none adds to it, by itself."""
-
-    def worth(cascade: CascadeConfig) -> tuple[float, float]:
-        points = [*front, *left[cascade].front.points]
-        return hypervolume(points, budgets.low, budgets.high), left[cascade].hypervolume
-
-    return max(left, key=worth)
+    ranked = sorted(inherited, key=lambda trial: -trial.epochs[-1].hypervolume)
+    for most_alike in (-(-count // 4), count):
+        for cascade in (trial.recipe.cascade for trial in ranked):
+            alike = sum(other.token_grids == cascade.token_grids for other in finalists)
+            if cascade not in finalists and alike < most_alike and len(finalists) < count:
+                finalists.append(cascade)
+    return finalists[:count]
 
 
 def _cascades_alone(space: Space) -> Space:

@@ -2,11 +2,9 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
-from dvt.config import ConfigError
-from dvt.exits import Front
+from dvt.config import ConfigError, StageConfig
 from dvt.search import Space, load_space
 from dvt.search.finetune import choose_finalists, finetuned_space, measuring_space, shared_recipe
 from dvt.search.results import SharedResult, TrialResult
@@ -21,33 +19,37 @@ def shared_space(trials: int = 3, **supernet: float) -> Space:
     return replace(embedded(), search=replace(search, supernet=replace(search.supernet, **supernet)))
 
 
-def inherited(space: Space, fronts: list[Front]) -> list[TrialResult]:
-    """Different cascades, none of them a first point, one a front."""
-    measuring = measuring_space(space)
-    firsts = {recipe.cascade.token_grids for recipe in space.first_points}
-    drawn: dict[tuple[int, ...], TrialResult] = {}
-    for recipe in measuring.sample(np.random.default_rng(0), 100):
-        number, grids = len(drawn), recipe.cascade.token_grids
-        if number < len(fronts) and grids not in firsts and grids not in drawn:
-            epochs = epochs_of(fronts[number], space)
-            drawn[grids] = TrialResult(number, "finished", recipe, measuring.params_of(recipe), epochs)
-    return list(drawn.values())
+def inherited(space: Space, worths: dict[tuple[int, ...], list[float]]) -> list[TrialResult]:
+    """Different cascades of these token grids, each worth what is given at any budget."""
+    measuring, found = measuring_space(space), list[TrialResult]()
+    (first,) = measuring.first_points
+    for grids, values in worths.items():
+        stages = tuple(StageConfig(token_grid=grid) for grid in grids)
+        for depth, value in enumerate(values):
+            later = tuple(replace(stage, feature_reuse_depth=depth) for stage in stages[1:])
+            cascade = measuring.cascades.shape(replace(first.cascade, stages=(stages[0], *later)))
+            recipe = replace(first, cascade=measuring.cascades.config(cascade))
+            epochs = epochs_of(front_of((space.budgets.low, value)), space)
+            found.append(TrialResult(len(found), "finished", recipe, measuring.params_of(recipe), epochs))
+    return found
 
 
-def test_first_points_come_first_then_what_adds_most_to_the_front() -> None:
-    space = shared_space()
-    dear, twin, cheap = front_of((5e6, 0.97)), front_of((5e6, 0.96)), front_of((7e5, 0.40))
-    measured = inherited(space, [cheap, dear, twin])
-    (first,) = space.first_points
+def test_first_points_come_first_then_the_best() -> None:
+    space = shared_space(trials=3)
+    measured = inherited(space, {(3, 7): [0.3], (2, 7): [0.6], (2, 5): [0.5]})
     found = choose_finalists(space, measured)
-    assert found[0].token_grids == first.cascade.token_grids
-    assert found[1:] == [measured[0].recipe.cascade, measured[1].recipe.cascade]  # the twin is better, but adds nothing
+    assert [cascade.token_grids for cascade in found] == [(2, 4, 7), (2, 7), (2, 5)]
 
 
-def test_what_adds_nothing_follows_by_its_own_worth() -> None:
-    space = shared_space(trials=4)
-    measured = inherited(space, [front_of((5e6, 0.2)), front_of((7e5, 0.97)), front_of((5e6, 0.9))])
-    assert choose_finalists(space, measured)[1:] == [measured[index].recipe.cascade for index in (1, 2, 0)]
+def test_a_quarter_may_have_the_same_grids_if_others_are_left() -> None:
+    worths = {(2, 7): [0.9, 0.8, 0.7, 0.6], (2, 5): [0.5], (2, 3): [0.4], (2, 4): [0.3]}
+    expected = [(2, 7), (2, 7), (2, 5), (2, 3), (2, 4)]
+    for trials, best in ((6, expected), (8, [*expected, (2, 7), (2, 7)])):
+        space = shared_space(trials=trials)
+        measured = inherited(space, worths)
+        found = choose_finalists(space, measured)
+        assert [cascade.token_grids for cascade in found] == [(2, 4, 7), *best]
+        assert found[1:3] == [trial.recipe.cascade for trial in measured[:2]]
 
 
 def test_no_cascade_is_trained_twice() -> None:
@@ -55,7 +57,7 @@ def test_no_cascade_is_trained_twice() -> None:
     (first,) = space.first_points
     cascades = space.cascades
     same = cascades.config(cascades.shape(first.cascade))  # its depths written as numbers
-    (other,) = inherited(space, [front_of((6e5, 0.5))])
+    (other,) = inherited(space, {(2, 7): [0.5]})
     params = measuring_space(space).params_of(first)
     best = TrialResult(7, "finished", replace(other.recipe, cascade=same), params, epochs_of(front_of((6e5, 1)), space))
     assert choose_finalists(space, [best, other, replace(other, number=9)]) == [same, other.recipe.cascade]
@@ -63,7 +65,7 @@ def test_no_cascade_is_trained_twice() -> None:
 
 def test_finalists_train_briefly_from_low_rates() -> None:
     space = shared_space(finetune_epochs=2, finetune_lr=1e-3)
-    finalists = choose_finalists(space, inherited(space, [front_of((6e5, 0.5))]))
+    finalists = choose_finalists(space, inherited(space, {(2, 7): [0.5]}))
     tuned = finetuned_space(space, finalists)
     assert [recipe.cascade for recipe in tuned.first_points] == finalists
     optimizer, own = tuned.base.optimizer, space.base.optimizer
