@@ -91,6 +91,8 @@ def keep_seconds(folder: RunFolder, metrics: Mapping[str, float]) -> None:
 def read_seconds(folder: RunFolder) -> list[float]:
     """How long each epoch of training shared weights took."""
     place = folder.child(_SECONDS)
+    if not place.filesystem.exists(place.path):  # an empty prefix of a bucket is none
+        return []
     names = sorted(path.rstrip("/").rpartition("/")[2] for path in place.filesystem.ls(place.path, detail=False))
     return [float(place.read(name)) for name in names]
 
