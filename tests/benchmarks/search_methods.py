@@ -14,6 +14,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from dvt.cli.cluster import connected
 from dvt.config import Recipe, RunConfig
@@ -57,18 +58,19 @@ class Meter:
     def __post_init__(self) -> None:
         for event in read_log(self.log):
             self.spent = event["spent"]
-            self.seen.add((event["trial"], event["epoch"]))
+            self.seen |= {(event["trial"], epoch) for epoch in range(1, event["epoch"] + 1)}
 
     def started(self, candidate: Candidate) -> None:
         """Nothing is spent yet."""
 
     def measured(self, candidate: Candidate, metrics: Mapping[str, float]) -> None:
-        """An epoch was trained."""
+        """An epoch was trained, and those before it, which may not have been told where a try was cut off."""
         epoch = int(metrics["epoch"])
-        if (candidate.number, epoch) in self.seen:
+        new = {(candidate.number, each) for each in range(1, epoch + 1)} - self.seen
+        if not new:
             return
-        self.seen.add((candidate.number, epoch))
-        self.spent += macs_of_epoch(candidate.recipe)
+        self.seen |= new
+        self.spent += len(new) * macs_of_epoch(candidate.recipe)
         event = {"trial": candidate.number, "epoch": epoch, "spent": self.spent, "value": metrics["hypervolume"]}
         with self.log.open("a") as file:
             file.write(json.dumps(event) + "\n")
@@ -85,7 +87,7 @@ def macs_of_epoch(recipe: Recipe) -> float:
     return float(images * macs_per_exit(recipe.cascade)[-1])
 
 
-def read_log(path: Path) -> list[dict[str, float]]:
+def read_log(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
@@ -108,7 +110,7 @@ def search(space: Space, folder: Path, compute: float) -> list[tuple[float, floa
 
 
 def curve(
-    space: Space, events: Sequence[dict[str, float]], finished: Sequence[TrialResult], compute: float
+    space: Space, events: Sequence[dict[str, Any]], finished: Sequence[TrialResult], compute: float
 ) -> list[tuple[float, float]]:
     """Where the hypervolume of the front of all finished trials rose, as far as the compute goes."""
     by_number = {trial.number: trial for trial in finished}
