@@ -98,6 +98,7 @@ def running_cluster(num_cpus: int, env: Mapping[str, str] | None = None) -> Iter
         command = [
             *ray, "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}",
             f"--dashboard-port={jobs_port}", f"--num-cpus={num_cpus}", f"--temp-dir={folder / 'ray'}",
+            f"--dashboard-agent-listen-port={free_port()}",  # of another Ray on this machine it has Ray's own
         ]  # fmt: skip
         with log.open("w") as output:
             head = subprocess.Popen(
@@ -118,13 +119,24 @@ def running_cluster(num_cpus: int, env: Mapping[str, str] | None = None) -> Iter
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def submitted(cluster: RayCluster, *words: str) -> str:
+    """What a job prints that is submitted from the repository, as a user submits it."""
+    command = [
+        *(str(cluster.python), "-m", "ray.scripts.scripts", "job", "submit"),
+        *("--address", cluster.jobs_address, "--working-dir", ".", "--", *words),
+    ]
+    done = subprocess.run(command, cwd=ROOT, env=cluster.env, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 @contextlib.contextmanager
 def joining_node(cluster: RayCluster, num_cpus: int) -> Iterator["subprocess.Popen[bytes]"]:
     """One more node of the cluster, on this machine, while the context lasts; its raylet is a child of the process."""
     log = cluster.folder / f"node-{secrets.token_hex(4)}.log"
     command = [
         *(str(cluster.python), "-m", "ray.scripts.scripts", "start", "--block", f"--address={cluster.gcs_address}"),
-        *("--node-ip-address=127.0.0.1", f"--num-cpus={num_cpus}"),
+        *("--node-ip-address=127.0.0.1", f"--num-cpus={num_cpus}", f"--dashboard-agent-listen-port={free_port()}"),
     ]  # fmt: skip
     with log.open("w") as output:
         node = subprocess.Popen(

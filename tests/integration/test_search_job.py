@@ -4,7 +4,6 @@ import csv
 import json
 import re
 import signal
-import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from dvt.config import load_recipe
 from dvt.search.record import read_result, read_search
 from dvt.search.trial import read_epochs, trial_folder
 from dvt.train.checkpoint import load_checkpoint
-from tests.integration.cluster import ROOT, RayCluster, driving, joining_node, running_cluster
+from tests.integration.cluster import ROOT, RayCluster, driving, joining_node, running_cluster, submitted
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -71,15 +70,7 @@ def test_a_search_is_submitted_and_goes_on_with_more_trials(cluster: RayCluster,
     def submit(trials: int) -> str:
         words = tiny("--run.storage-path", str(tmp_path / "runs"), trials=trials)
         words[1] = "search_spaces/embedded.yaml"
-        done = subprocess.run(
-            [
-                *(str(cluster.python), "-m", "ray.scripts.scripts", "job", "submit"),
-                *("--address", cluster.jobs_address, "--working-dir", ".", "--", "python", f"jobs/{JOB}", *words),
-            ],
-            cwd=ROOT, env=cluster.env, capture_output=True, text=True, timeout=300, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        return submitted(cluster, "python", f"jobs/{JOB}", *words)
 
     told = submit(trials=3)
     states = given_out(tmp_path)

@@ -5,14 +5,13 @@ import json
 import re
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
-from tests.integration.cluster import ROOT, RayCluster, driving, ray_environment
+from tests.integration.cluster import ROOT, RayCluster, driving, ray_environment, submitted
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -117,23 +116,12 @@ def test_a_killed_driver_goes_on_bit_for_bit(cluster: RayCluster, tmp_path: Path
 
 
 def test_a_job_is_submitted_to_nodes_without_the_project(cluster: RayCluster, tmp_path: Path) -> None:
-    def submit(*words: str) -> str:
-        done = subprocess.run(
-            [
-                *(str(cluster.python), "-m", "ray.scripts.scripts", "job", "submit"),
-                *("--address", cluster.jobs_address, "--working-dir", ".", "--", *words),
-            ],
-            cwd=ROOT, env=cluster.env, capture_output=True, text=True, timeout=300, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
     recipe = "jobs/recipes/embedded.yaml"
     words = [word if word != TINY[1] else recipe for word in tiny(epochs=1, workers=2)]
-    told = submit("python", "jobs/train_imagenet.py", *words, "--run.storage-path", str(tmp_path / "runs"))
+    told = submitted(cluster, "python", "jobs/train_imagenet.py", *words, "--run.storage-path", str(tmp_path / "runs"))
     assert "dvt-embedded version 1, alias candidate" in told
     assert (tmp_path / "runs" / "embedded-001" / "finished.json").exists()
-    assert "name: embedded" in submit("jobs/train_imagenet.py", "--recipe", recipe, "--print-config")
+    assert "name: embedded" in submitted(cluster, "jobs/train_imagenet.py", "--recipe", recipe, "--print-config")
 
     shipped = [path for path in cluster.folder.rglob("_ray_pkg_*") if (path / "jobs").is_dir()]
     assert shipped
