@@ -134,7 +134,7 @@ class SearchProgress:
 
 
 class InheritedProgress:
-    """Shows how many cascades are measured with inherited weights.
+    """Shows how many cascades are measured with inherited weights; a `MeasureObserver`.
 
     Args:
         tell: Shows a line, in place of the one before on a terminal.
@@ -158,7 +158,11 @@ class InheritedProgress:
         else:
             yield cls(lambda line: console.print(f"{title}: {line}", highlight=False, soft_wrap=True), total, known)
 
-    def measured(self, number: int, measured: EpochFront) -> None:
+    def failed(self, number: int, why: str) -> None:
+        """A cascade could not be measured."""
+        self._tell(f"cascade {number} is passed over: {why}")
+
+    def measured(self, measured: EpochFront) -> None:
         """One more is measured."""
         self._count += 1
         self._best = max(self._best, measured.hypervolume)

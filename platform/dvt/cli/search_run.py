@@ -109,7 +109,7 @@ def _share(
     study = open_study(measuring, folder, INHERITED)
     known = read_shared(space, folder).inherited
     with InheritedProgress.shown(console, folder.name, measuring.search.num_trials, known) as progress:
-        measure_inherited(measuring, folder, study, shared, progress.measured)
+        measure_inherited(measuring, folder, study, shared, progress)
     return shared, choose_finalists(space, read_shared(space, folder).inherited)
 
 

@@ -1,10 +1,10 @@
 """Shared weights on a Ray cluster: trained once, then many cascades are measured with what they inherit."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 from ray import train as ray_train
@@ -16,17 +16,25 @@ from dvt.search.elastic import ElasticCascade
 from dvt.search.finetune import shared_recipe
 from dvt.search.inherited import INHERITED, FirstImages, inherited_front, keep_inherited, read_inherited
 from dvt.search.objective import EpochFront
-from dvt.search.ray_tune import room_for
+from dvt.search.ray_tune import load_shared, room_for
 from dvt.search.space import Space
 from dvt.search.study import CandidateStudy
-from dvt.search.supernet import SHARED, keep_seconds, load_supernet, train_supernet
+from dvt.search.supernet import SHARED, keep_seconds, train_supernet
 from dvt.search.trial import exit_costs, metrics_of, trial_device
 from dvt.train.errors import TrainingError
-from dvt.train.ray_train import local_copy, plain_error, train_on_cluster
+from dvt.train.ray_train import told_error, train_on_cluster
 from dvt.train.sink import MetricSinkFactory
 from dvt.train.storage import RunFolder
 
-OnMeasured = Callable[[int, EpochFront], None]  # told the number of a cascade and what it is worth
+
+class MeasureObserver(Protocol):
+    """Told on the driver how measuring goes."""
+
+    def measured(self, measured: EpochFront) -> None:
+        """A cascade was measured."""
+
+    def failed(self, number: int, why: str) -> None:
+        """A cascade could not be measured; it is passed over."""
 
 
 def train_shared(space: Space, folder: RunFolder, make_sink: MetricSinkFactory) -> ray_train.Checkpoint:
@@ -48,7 +56,7 @@ def train_shared(space: Space, folder: RunFolder, make_sink: MetricSinkFactory) 
 
 
 def measure_inherited(
-    space: Space, folder: RunFolder, study: CandidateStudy, shared: ray_train.Checkpoint, on_measured: OnMeasured
+    space: Space, folder: RunFolder, study: CandidateStudy, shared: ray_train.Checkpoint, observer: MeasureObserver
 ) -> None:
     """Measure cascades with inherited weights, as many side by side as the cluster has room for.
 
@@ -57,7 +65,7 @@ def measure_inherited(
         folder: The search's; keeps what each is worth.
         study: Suggests cascades, and is told what they are worth.
         shared: The shared weights.
-        on_measured: Told of each.
+        observer: Told how it goes.
 
     Raises:
         CheckpointError: If the shared weights cannot be read.
@@ -65,8 +73,7 @@ def measure_inherited(
     """
     cluster = replace(space.base.cluster, num_workers=1)
     parallel = min(room_for(cluster), space.search.max_parallel or space.search.num_trials)
-    with local_copy(shared) as kept:
-        weights = [ray.put(load_supernet(kept, space, space.search.supernet))]
+    weights = [ray.put(load_shared(space, shared))]
     resources = cluster.worker_resources
     task: Any = ray.remote(_measure).options(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0))
     running: dict[Any, int] = {}
@@ -82,11 +89,12 @@ def measure_inherited(
         try:
             measured: EpochFront = ray.get(done)
         except RayError as error:
-            why = str(plain_error(error))
+            why = told_error(error)
             study.fail(number, why)
+            observer.failed(number, why)
         else:
             study.finish(number, metrics_of(measured))
-            on_measured(number, measured)
+            observer.measured(measured)
     if not any(study.state_of(trial) == "finished" for _, trial in study.candidates()):
         raise TrainingError(f"of {space.search.num_trials} cascades one must be measured with inherited weights: {why}")
 

@@ -23,6 +23,7 @@ from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
 from dvt.config import ClusterConfig, Recipe, recipe_from_dict, to_dict
+from dvt.search.elastic import ElasticCascade
 from dvt.search.inherited import start_inherited
 from dvt.search.space import Space
 from dvt.search.study import Candidate, CandidateStudy
@@ -114,6 +115,16 @@ def room_for(cluster: ClusterConfig) -> int:
             f"for {workers}; add nodes or lower base.cluster.num_workers"
         )
     return workers // cluster.num_workers
+
+
+def load_shared(space: Space, shared: ray_train.Checkpoint) -> ElasticCascade:
+    """The weights that a space's cascades share, from wherever they are kept.
+
+    Raises:
+        CheckpointError: If they cannot be read, or are of other cascades.
+    """
+    with local_copy(shared) as kept:
+        return load_supernet(kept, space, space.search.supernet)
 
 
 def trial_resources(cluster: ClusterConfig) -> dict[str, float]:
@@ -244,8 +255,7 @@ def _run_trial(config: dict[str, Any], folder: RunFolder, space: Space, shared: 
             return
     try:
         if shared is not None:
-            with local_copy(shared) as kept:
-                recipe = start_inherited(place, recipe, lambda: load_supernet(kept, space, space.search.supernet))
+            recipe = start_inherited(place, recipe, partial(load_shared, space, shared))
         costs = exit_costs(recipe, space.budgets, place)
         _train(recipe, place, FrontKeeper(place, recipe, space.budgets, costs, config["budget"]))
     except FATAL as error:  # would come again

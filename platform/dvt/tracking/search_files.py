@@ -102,11 +102,12 @@ def _header(result: SearchResult, trial: TrialResult) -> str:
     own = [point for point in result.front if point.trial == trial.number]
     step = max(1, -(-len(own) // _MOST_TOLD))
     points = [f"  {point.macs:.6g}  {100 * point.accuracy:.2f} %" for point in own[::step]]
+    start = " from shared weights, not by this recipe" if result.shared else ""
     unit = "multiply-adds" if result.budgets.unit == "macs" else "milliseconds"
     lines = [
         f"Trial {trial.number} of the search {result.name}.",
         "",
-        f"Reached after {last.epoch} epochs, on validation images: hypervolume {last.hypervolume:.4f}.",
+        f"Reached after {last.epoch} epochs{start}, on validation images: hypervolume {last.hypervolume:.4f}.",
         *([f"Mean {unit} and top-1 of its points on the search's front:", *points] if points else []),
         "",
         "Command:",

@@ -95,7 +95,9 @@ def draw_hypervolume(result: SearchResult) -> Figure:
         style: dict[str, Any] = {"color": CALIBRATION, "linewidth": 1.2, "linestyle": DASHED, "zorder": 3}
         axes.step(hours, any_best, where="post", label="best of any so far", **style)
     if before > 0:
-        axes.axvspan(0, before / 3600, color=GRID, alpha=0.6, linewidth=0, zorder=0, label="training shared weights")
+        axes.axvspan(
+            0, before / 3600, color=GRID, alpha=0.6, linewidth=0, zorder=0, label="shared weights, trained and measured"
+        )
     first = next((index for index, trial in enumerate(trials) if trial.state == "finished"), None)
     if first is not None:
         style = {"color": TEST, "linewidth": 2, "zorder": 4}

@@ -102,7 +102,7 @@ def train_on_cluster(
     try:
         result = trainer.fit()
     except ray_train.TrainingFailedError as error:
-        raise plain_error(error) from error
+        raise _plain(error) from error
     best: ray_train.Checkpoint | None = result.get_best_checkpoint(BEST_METRIC, "max")
     if best is None:
         raise TrainingError(f"run {folder.name} must end with a checkpoint, got none; was it interrupted? run it again")
@@ -236,11 +236,11 @@ def _on_cluster(recipe: Recipe, num_shards: int, work: Callable[..., T], *args: 
     try:
         done: list[T] = ray.get([task.remote(*args, shard, num_shards) for shard in range(num_shards)])
     except RayTaskError as error:
-        raise plain_error(error) from error
+        raise _plain(error) from error
     return done
 
 
-def plain_error(error: Exception) -> Exception:
+def _plain(error: Exception) -> Exception:
     """What went wrong in this project's words, or Ray's where it is none of ours."""
     cause, broken_storage = _find(error, FATAL), _find(error, (OSError,))
     if cause is not None:
@@ -251,6 +251,11 @@ def plain_error(error: Exception) -> Exception:
         f"training stopped after too many failures, the last one being: {_last_line(error)}; "
         f"run the same command again to go on from the last checkpoint"
     )
+
+
+def told_error(error: Exception) -> str:
+    """What went wrong in a task, in one sentence: this project's, or the last line of Ray's."""
+    return str(_find(error, FATAL) or _last_line(error))
 
 
 def _not_kept(error: Exception) -> CheckpointError:

@@ -69,9 +69,10 @@ def test_a_log_has_a_line_now_and_then_while_cascades_are_measured() -> None:
     console = Console(file=io.StringIO(), width=120)
     worse, better = (trial.epochs[-1] for trial in trials_of([front_of((2e6, 0.5)), FRONTS[0]]))
     with InheritedProgress.shown(console, "mine", 25, known=trials_of(FRONTS[:1])) as progress:
-        for number in range(4):
-            progress.measured(number, worse)
+        for _ in range(4):
+            progress.measured(worse)
+        progress.failed(7, "an image is broken")
     assert isinstance(console.file, io.StringIO)
     best = f"best hypervolume {better.hypervolume:.4f}"
     told = [f"mine: {count} of 25 cascades measured · {best}" for count in (2, 4)]
-    assert console.file.getvalue().splitlines() == told
+    assert console.file.getvalue().splitlines() == [*told, "mine: cascade 7 is passed over: an image is broken"]

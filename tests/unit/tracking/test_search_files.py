@@ -101,6 +101,7 @@ def test_with_shared_weights_recipes_train_in_full_and_what_was_measured_is_a_ta
     write_search_files(tmp_path, replace(made, trials=trials, shared=shared))
     (path,) = (tmp_path / "recipes").iterdir()
     assert load_recipe(path).optimizer == embedded().base.optimizer
+    assert "# Reached after 1 epochs from shared weights, not by this recipe, on validation images" in path.read_text()
     rows = rows_of(tmp_path / "inherited.csv")
     assert [float(row["hypervolume"]) for row in rows] == [trial.epochs[-1].hypervolume for trial in made.trials]
     assert rows[0]["token_grids"] == "2 4 7"
