@@ -7,10 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dvt.cli.page import tracking_address
 from dvt.config import ConfigError, Problem
 from dvt.exits import FrontReport
-from dvt.tracking import RunRecord
+from dvt.tracking import RunRecord, tracking_address
 from dvt.tracking.address import VARIABLE
 from dvt.tracking.front_files import front_report_of
 from dvt.tracking.lookup import find_run, run_folder_of

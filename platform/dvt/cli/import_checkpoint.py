@@ -15,7 +15,6 @@ import torch
 from rich.console import Console
 from timm.data.imagenet_info import ImageNetInfo
 
-from dvt.cli.page import tracking_address
 from dvt.cli.published_file import PublishedFile
 from dvt.cli.summary import print_exits, print_places
 from dvt.config import CascadeConfig, ConfigError, DataConfig, Problem, Recipe, TrainConfig
@@ -32,6 +31,7 @@ from dvt.tracking import (
     log_and_register_model,
     open_run,
     page_command,
+    tracking_address,
 )
 from dvt.train.checkpoint import load_checkpoint, save_checkpoint
 from dvt.train.state import TrainingState

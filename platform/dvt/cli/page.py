@@ -1,10 +1,8 @@
 """`dvt page RUN`: opens MLflow's page on a run, starting MLflow's server where there is none."""
 
 import argparse
-from dataclasses import replace
 
-from dvt.config import ConfigError
-from dvt.tracking import open_page, resolve_tracking_uri
+from dvt.tracking import open_page, tracking_address
 
 
 def main(words: list[str]) -> int:
@@ -26,17 +24,3 @@ def main(words: list[str]) -> int:
         browser=not asked.no_browser,
     )
     return 0
-
-
-def tracking_address(asked: str | None) -> str:
-    """The tracking address that counts where `--tracking-uri` is `asked`.
-
-    Raises:
-        ConfigError: If it is of a kind that MLflow's client cannot use.
-    """
-    try:
-        return resolve_tracking_uri(asked, "runs")
-    except ConfigError as error:  # speaks of a recipe's field; here it is a flag
-        if asked is None:
-            raise
-        raise ConfigError(replace(problem, path="--tracking-uri") for problem in error.problems) from error

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from dvt.cli.amounts import read_macs, read_milliseconds, read_thresholds
 from dvt.cli.failure import FAILED
-from dvt.cli.predict_model import PredictModel, open_predict_model
 from dvt.cli.predict_output import CSV, PARQUET, Prediction, Screen, lines_of_stdin, open_output
 from dvt.config import ConfigError, Problem
 from dvt.data.image_files import FoundFile, ReadFile, find_files, read_files
 from dvt.exits import PLAIN, Thresholds, single_exit_thresholds
-from dvt.inference import EarlyExit, device_name, profile_of
+from dvt.inference import Budget, EarlyExit, device_name, profile_of, thresholds_within
 from dvt.models import macs_per_exit
+from dvt.serving.model import OpenedModel, open_model
 
 STDIN = "-"
 MAX_PENDING = 4096  # images whose predictions wait for one before them; also the largest batch
@@ -36,7 +36,7 @@ BUDGETS = ("budget_macs", "budget_ms", "thresholds")
 class _Classifier:
     """A model with the thresholds to leave by."""
 
-    model: PredictModel
+    model: OpenedModel
     engine: EarlyExit
     macs: tuple[float, ...]  # (E,), what an image costs that leaves at each exit
     device: torch.device
@@ -107,7 +107,7 @@ def _check(asked: argparse.Namespace) -> None:
 
 
 def _classifier(asked: argparse.Namespace) -> _Classifier:
-    model = open_predict_model(asked.model, asked.tracking_uri)
+    model = open_model(asked.model, asked.tracking_uri)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     thresholds = _thresholds(asked, model, device)
     confidence = PLAIN if model.thresholds is None else model.thresholds.confidence
@@ -115,42 +115,43 @@ def _classifier(asked: argparse.Namespace) -> _Classifier:
     return _Classifier(model, engine, tuple(map(float, macs_per_exit(model.cascade.config))), device)
 
 
-def _thresholds(asked: argparse.Namespace, model: PredictModel, device: torch.device) -> Thresholds:
+def _thresholds(asked: argparse.Namespace, model: OpenedModel, device: torch.device) -> Thresholds:
     """The thresholds that were typed, or those of the budget that counts."""
-    num_exits = model.cascade.config.num_exits
+    macs = macs_per_exit(model.cascade.config)
     if asked.thresholds is not None:
-        thresholds = read_thresholds("--thresholds", asked.thresholds, num_exits)
+        thresholds = read_thresholds("--thresholds", asked.thresholds, len(macs))
         if isinstance(thresholds, Problem):
             raise ConfigError([thresholds])
         return thresholds
-    if asked.budget_ms is not None:
-        return _within_ms(asked, model, device)
-    budget = asked.budget_macs if asked.budget_macs is not None else model.default_budget_macs
-    if budget is None:
-        return single_exit_thresholds(num_exits, num_exits - 1)
+    budget = _budget(asked, model)
     if model.thresholds is None:
-        raise ConfigError([_lacks("--budget-macs", asked.model, "thresholds", "give --thresholds")])
+        if budget == Budget():
+            return single_exit_thresholds(len(macs), len(macs) - 1)
+        flag = "--budget-macs" if budget.budget_ms is None else "--budget-ms"
+        raise ConfigError([_lacks(flag, asked.model, "thresholds", "give --thresholds")])
+    seconds = None if budget.budget_ms is None else _seconds_per_exit(asked, model, device)
     try:
-        return model.thresholds.at_budget(budget).thresholds
-    except ConfigError as error:  # speaks of a request's parameter; here it is a flag
-        raise ConfigError(replace(problem, path="--budget-macs") for problem in error.problems) from error
+        return thresholds_within(budget, model.thresholds, macs, seconds)
+    except ConfigError as error:  # speaks of a request's field; here it is a flag
+        flags = {name: f"--{name.replace('_', '-')}" for name in BUDGETS}
+        raise ConfigError(replace(problem, path=flags[problem.path]) for problem in error.problems) from error
 
 
-def _within_ms(asked: argparse.Namespace, model: PredictModel, device: torch.device) -> Thresholds:
-    """The thresholds of a budget in milliseconds, by what stages were measured to take on this device."""
-    if model.thresholds is None:
-        raise ConfigError([_lacks("--budget-ms", asked.model, "thresholds", "give --thresholds")])
+def _budget(asked: argparse.Namespace, model: OpenedModel) -> Budget:
+    """What may be spent: as typed, else what the model's own default is."""
+    if asked.budget_ms is not None:
+        return Budget(budget_ms=asked.budget_ms)
+    return Budget(budget_macs=model.default_budget_macs if asked.budget_macs is None else asked.budget_macs)
+
+
+def _seconds_per_exit(asked: argparse.Namespace, model: OpenedModel, device: torch.device) -> Sequence[float]:
+    """What stages were measured to take on this device."""
     profile = profile_of(model.profiles, device)
     if profile is None:
         lacked = f"a latency profile of this device, {device_name(device)}"
         advice = f"run dvt profile {asked.model}, or give --budget-macs"
         raise ConfigError([_lacks("--budget-ms", asked.model, lacked, advice)])
-    seconds = profile.seconds_per_exit()
-    row = model.thresholds.within_seconds(asked.budget_ms / 1000, seconds)
-    if row is None:
-        least = f"{1000 * seconds[0]:.3g}, the time of leaving at the first exit on this device"
-        raise ConfigError([Problem("--budget-ms", f"must be at least {least}, got {asked.budget_ms:g}")])
-    return row.thresholds
+    return profile.seconds_per_exit()
 
 
 def _lacks(flag: str, model: str, lacked: str, advice: str) -> Problem:

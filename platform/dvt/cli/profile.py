@@ -8,11 +8,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from dvt.cli.page import tracking_address
-from dvt.cli.predict_model import open_predict_model
 from dvt.cli.summary import print_places
 from dvt.config import ConfigError, Problem
 from dvt.inference.latency import DEFAULT_BATCH_SIZES, LATENCY, LatencyProfile, keep_profile, measure_latency
+from dvt.serving.model import open_model
+from dvt.tracking import tracking_address
 from dvt.tracking.lookup import ModelAddress
 from dvt.tracking.version_latency import LATENCY_TAG, keep_version_profile
 
@@ -25,7 +25,7 @@ def main(words: Sequence[str]) -> int:
     """
     asked = _parse(words)
     _check(asked)
-    model = open_predict_model(asked.model, asked.tracking_uri, flag="MODEL")
+    model = open_model(asked.model, asked.tracking_uri, flag="MODEL")
     cascade = model.cascade.to(asked.device)
     profile = measure_latency(cascade, asked.batch_sizes, asked.repeats)
     place = _keep(asked, profile)

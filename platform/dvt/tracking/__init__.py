@@ -1,6 +1,6 @@
 """The one writer and reader of MLflow: runs, metrics, fronts, models, the registry and the page that shows them."""
 
-from dvt.tracking.address import check_tracking, resolve_tracking_uri
+from dvt.tracking.address import check_tracking, resolve_tracking_uri, tracking_address
 from dvt.tracking.errors import TrackingError, without_credentials
 from dvt.tracking.git import CodeVersion, code_version
 from dvt.tracking.page import open_page, page_command, run_page
@@ -29,5 +29,6 @@ __all__ = [
     "page_command",
     "resolve_tracking_uri",
     "run_page",
+    "tracking_address",
     "without_credentials",
 ]

@@ -11,6 +11,7 @@ import socket
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -59,6 +60,20 @@ def resolve_tracking_uri(explicit: str | None, storage_path: str, env: Mapping[s
                 raise ConfigError([Problem(name, rule)])
             return _absolute(uri)
     return f"sqlite:///{_default_folder(storage_path, env) / 'mlflow.db'}"
+
+
+def tracking_address(asked: str | None) -> str:
+    """The tracking address that counts where `--tracking-uri` is `asked`.
+
+    Raises:
+        ConfigError: If it is of a kind that MLflow's client cannot use.
+    """
+    try:
+        return resolve_tracking_uri(asked, "runs")
+    except ConfigError as error:  # speaks of a recipe's field; here it is a flag
+        if asked is None:
+            raise
+        raise ConfigError(replace(problem, path="--tracking-uri") for problem in error.problems) from error
 
 
 def check_tracking(uri: str, timeout_s: float = 10) -> None:

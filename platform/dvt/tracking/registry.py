@@ -57,9 +57,10 @@ class ModelContent:
 
     @property
     def default_budget_macs(self) -> float:
-        """The budget of a request that names none: the largest one reported, else what the last exit costs."""
+        """The budget of a request that names none: the largest one reported, but no more than the last exit costs."""
+        most = float(macs_per_exit(self.recipe.cascade)[-1])
         reported = () if self.report is None else self.report.budgets
-        return max((point.budget_macs for point in reported), default=float(macs_per_exit(self.recipe.cascade)[-1]))
+        return min(most, max((point.budget_macs for point in reported), default=most))
 
 
 @dataclass(frozen=True, kw_only=True)

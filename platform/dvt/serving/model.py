@@ -1,4 +1,4 @@
-"""The model that `dvt predict` classifies with: a registered one, or a checkpoint folder."""
+"""The model to classify with: a registered one, or a checkpoint folder."""
 
 import json
 from dataclasses import dataclass
@@ -8,14 +8,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.data.imagenet_info import ImageNetInfo
 
-from dvt.cli.page import tracking_address
 from dvt.config import ConfigError, DataConfig, Problem
 from dvt.data import DataError, open_data
 from dvt.data.transforms import MEAN, STD, Transform, inference_transform, served_crop_pct
 from dvt.exits import ThresholdTable
 from dvt.inference import LatencyProfile, read_profiles
 from dvt.models import Cascade
-from dvt.tracking import TrackingError
+from dvt.tracking import TrackingError, tracking_address
 from dvt.tracking.front_files import read_front_report
 from dvt.tracking.lookup import ModelAddress, model_folder
 from dvt.tracking.model_files import read_model_files
@@ -27,7 +26,7 @@ _IMAGENET_CLASSES = 1000
 
 
 @dataclass(frozen=True)
-class PredictModel:
+class OpenedModel:
     """A cascade and what it takes to use it on image files."""
 
     cascade: Cascade  # in evaluation mode, on the CPU
@@ -38,7 +37,7 @@ class PredictModel:
     profiles: tuple[LatencyProfile, ...]  # what stages take, one a device; may be empty
 
 
-def open_predict_model(model: str, tracking_uri: str | None, flag: str = "--model") -> PredictModel:
+def open_model(model: str, tracking_uri: str | None, flag: str = "--model") -> OpenedModel:
     """Load a model that a person named.
 
     Args:
@@ -67,7 +66,7 @@ def open_predict_model(model: str, tracking_uri: str | None, flag: str = "--mode
         except (OSError, SafetensorError, RuntimeError) as error:
             raise TrackingError(f"{files.weights} must hold the weights of {address}, got others") from error
     size = files.cascade.image_size
-    return PredictModel(
+    return OpenedModel(
         cascade=cascade.eval(),
         thresholds=files.thresholds,
         default_budget_macs=files.default_budget_macs,
@@ -77,7 +76,7 @@ def open_predict_model(model: str, tracking_uri: str | None, flag: str = "--mode
     )
 
 
-def _of_checkpoint(checkpoint: Checkpoint) -> PredictModel:
+def _of_checkpoint(checkpoint: Checkpoint) -> OpenedModel:
     """A checkpoint keeps no class names or thresholds: they are looked for where it was trained."""
     config, data = checkpoint.recipe.cascade, checkpoint.recipe.data
     mean, std, class_names = MEAN[config.in_chans], STD[config.in_chans], None
@@ -86,7 +85,7 @@ def _of_checkpoint(checkpoint: Checkpoint) -> PredictModel:
         mean, std, class_names = found.mean, found.std, found.class_names
     except (ConfigError, DataError):  # the images are not here; the model can do without
         class_names = _usual_names(config.num_classes)
-    return PredictModel(
+    return OpenedModel(
         cascade=load_model(checkpoint.folder),
         thresholds=_thresholds_beside(checkpoint.folder),
         default_budget_macs=None,
