@@ -1,10 +1,11 @@
 """A search's folder: what was asked for, and what was found so far, read back from the study and the trials.
 
 The folder holds `search.yaml` (the space with its whole base recipe), `study.db` (unless the study is in a database of
-its own), `run.json` (the MLflow run that it reports to) and `trials/<number>/`; in mode supernet also `supernet/`,
-where shared weights are trained, and `inherited/`, what cascades are worth with them.
+its own), `study.txt` (the study's name), `run.json` (the MLflow run that it reports to) and `trials/<number>/`; in mode
+supernet also `supernet/`, where shared weights are trained, and `inherited/`, what cascades are worth with them.
 """
 
+import secrets
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from dvt.search.trial import read_epochs, trial_folder
 from dvt.train.past_run import find_past_folder
 from dvt.train.storage import Asked, RunFolder, open_folder
 
-SEARCH = "search.yaml"
+SEARCH, STUDY = "search.yaml", "study.txt"
 # A search may be asked for more trials, or more at a time, than it was begun with.
 _FREE = ("base.run", "base.cluster", "search.num_trials", "search.max_parallel", "search.study_uri")
 
@@ -54,8 +55,17 @@ def open_study(space: Space, folder: RunFolder, part: str = "", **options: Any) 
     if uri is None and not folder.is_local:
         rule = f"must be a database such as postgresql://HOST/NAME where runs are kept in {folder.address}, got null"
         raise ConfigError([Problem("search.study_uri", rule)])
-    name = f"{folder.name}-{part}" if part else folder.name
+    name = _study_name(folder, is_shared=uri is not None)
+    name = f"{name}-{part}" if part else name
     return CandidateStudy(space, uri or f"sqlite:///{folder.path}/study.db", name, **options)
+
+
+def _study_name(folder: RunFolder, *, is_shared: bool) -> str:
+    """The name that a search's study was begun with, whatever the folder is called today."""
+    if not folder.has(STUDY):
+        # A database that others use too may hold the study of a folder that is called the same elsewhere.
+        folder.write(STUDY, f"{folder.name}-{secrets.token_hex(4)}" if is_shared else folder.name)
+    return folder.read(STUDY).strip()
 
 
 def read_search(address: str) -> tuple[Space, RunFolder]:
