@@ -1,6 +1,7 @@
 """A real Ray cluster of one node for tests: started in a folder of its own, by a Python without the project."""
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -119,11 +120,12 @@ def running_cluster(num_cpus: int, env: Mapping[str, str] | None = None) -> Iter
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def submitted(cluster: RayCluster, *words: str) -> str:
-    """What a job prints that is submitted from the repository, as a user submits it."""
+def submitted(cluster: RayCluster, *words: str, env: Mapping[str, str] | None = None) -> str:
+    """What a job prints that is submitted from the repository, as a user submits it, with `env` in its workers."""
+    runtime = [] if env is None else ["--runtime-env-json", json.dumps({"env_vars": dict(env)})]
     command = [
         *(str(cluster.python), "-m", "ray.scripts.scripts", "job", "submit"),
-        *("--address", cluster.jobs_address, "--working-dir", ".", "--", *words),
+        *("--address", cluster.jobs_address, "--working-dir", ".", *runtime, "--", *words),
     ]
     done = subprocess.run(command, cwd=ROOT, env=cluster.env, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

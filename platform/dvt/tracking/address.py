@@ -223,5 +223,9 @@ def _check_database(uri: str, default_port: int, timeout_s: float) -> None:
     except OSError as error:
         got = f"which cannot be reached ({error.strerror or error})"
         raise _unusable(uri, "a database that answers", got) from error
-    with one_sentence("open its database", uri), quiet_schema_creation():
-        MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+    try:
+        with one_sentence("open its database", uri), quiet_schema_creation():
+            MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+    except ImportError as error:
+        advice = "install dvt-platform[server], and write postgresql+psycopg:// for PostgreSQL"
+        raise _unusable(uri, "a database whose driver is installed", f"which lacks it ({error})", advice) from error

@@ -189,6 +189,16 @@ class TestCheckServer:
             f"which cannot be reached (Connection refused); {ADVICE}"
         )
 
+    def test_a_database_whose_driver_is_not_installed(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            address = f"127.0.0.1:{listener.getsockname()[1]}"
+            told = told_by(f"mssql://ann:pa55@{address}/mlflow")
+        assert told == (
+            f"{EITHER} must be a database whose driver is installed, got mssql://{address}/mlflow, which lacks "
+            f"it (No module named 'pyodbc'); install dvt-platform[server], and write "
+            f"postgresql+psycopg:// for PostgreSQL"
+        )
+
 
 class TestCheckSqlite:
     advice = "free or create it, or name another"
