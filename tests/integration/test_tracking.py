@@ -21,6 +21,7 @@ from dvt.tracking import (
     MlflowSinkFactory,
     RunRecord,
     TrackingError,
+    all_handed_on,
     check_tracking,
     finish_run,
     log_and_register_model,
@@ -29,6 +30,7 @@ from dvt.tracking import (
     page_command,
     run_page,
 )
+from dvt.tracking.spool import Spool
 from tests.unit.tracking.tiny import CLASS_NAMES, Tiny, make_tiny, tiny_recipe
 
 pytestmark = pytest.mark.slow
@@ -40,6 +42,16 @@ mlflow.set_tracking_uri(sys.argv[1])
 images = numpy.load(sys.argv[2])
 model = mlflow.pyfunc.load_model("models:/dvt-server@candidate")
 print(",".join(model.predict(images, {"budget_macs": -1})["class_name"]))
+"""
+
+
+KILLED = """
+import os, signal, sys
+from dvt.tracking import MlflowSinkFactory
+sink = MlflowSinkFactory(sys.argv[1], sys.argv[2])()
+sink.log_metrics({"killed": 1.0}, 0)
+sink.log_metrics({"killed": 2.0}, 1)
+os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
@@ -166,22 +178,53 @@ def test_the_page_is_the_server_s_own(record: RunRecord, server: Server) -> None
             assert b"<title>MLflow</title>" in page.read()
 
 
-def test_a_server_that_went_away_is_one_sentence_and_one_that_came_back_goes_on(
+def test_nothing_is_lost_while_the_server_is_away_and_nobody_waits(
+    record: RunRecord, client: MlflowClient, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    sink = MlflowSinkFactory.of(record)()
+    sink.log_metrics({"kept": 0.0}, step=0)
+    server.stop()
+    away = time.monotonic()
+    longest = 0.0
+    try:
+        with pytest.raises(TrackingError, match="which cannot be reached"):
+            check_tracking(server.uri)
+        for step in range(1, 1001):
+            start = time.monotonic()
+            sink.log_metrics({"kept": float(step), "also": 1.0}, step)
+            longest = max(longest, time.monotonic() - start)
+        time.sleep(1)  # some tries to hand on fail
+        with subprocess.Popen([sys.executable, "-c", KILLED, server.uri, record.run_id]) as other:
+            assert other.wait(120) == -signal.SIGKILL
+    finally:
+        server.start()
+    assert longest < (time.monotonic() - away) / 10
+    sink.close()
+    history = client.get_metric_history(record.run_id, "kept")
+    assert [(point.step, point.value) for point in history] == [(step, float(step)) for step in range(1001)]
+    # What the other process could not hand on, the next of the same run did.
+    assert [point.value for point in client.get_metric_history(record.run_id, "killed")] == [1.0, 2.0]
+
+
+def test_a_server_that_stays_away_is_one_sentence_and_all_is_kept(
     record: RunRecord, client: MlflowClient, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     sink = MlflowSinkFactory.of(record)()
     server.stop()
     try:
+        sink.log_metrics({"late": 1.0}, step=0)
         with pytest.raises(TrackingError) as caught:
-            sink.log_metrics({"late": 1.0}, step=0)
-        assert str(caught.value).startswith(
-            f"MLflow at {server.uri} must keep the metrics of run {record.run_id}, got an error ("
-        )
-        assert "\n" not in str(caught.value)
-        with pytest.raises(TrackingError, match="which cannot be reached"):
-            check_tracking(server.uri)
+            sink.close(wait_s=1)
     finally:
         server.start()
-    sink.log_metrics({"late": 2.0}, step=1)
-    assert client.get_run(record.run_id).data.metrics["late"] == 2.0
+    told = str(caught.value)
+    assert told.startswith(
+        f"MLflow at {server.uri} must take what run {record.run_id} measured within 1 s, got an error ("
+    )
+    assert f"; 1 reports wait in {Spool(server.uri, record.run_id).path}; run the same command again)" in told
+    assert "\n" not in told
+    with all_handed_on(record):
+        pass
+    assert client.get_run(record.run_id).data.metrics["late"] == 1.0

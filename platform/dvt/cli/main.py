@@ -56,6 +56,12 @@ def _predict(words: list[str]) -> int:
     return predict(words)
 
 
+def _runs(words: list[str]) -> int:
+    from dvt.cli.runs import main as runs
+
+    return runs(words)
+
+
 COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "train": ("train a cascade, choose its thresholds, record and register it", _train),
     "describe": ("tell a cascade's parts, parameters, cost and memory", _describe),
@@ -67,6 +73,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     ),
     "front": ("draw what a trained cascade reaches at every budget, and which images leave where", _front),
     "predict": ("classify images within a budget, leaving early", _predict),
+    "runs": ("list runs by what they reach within a budget", _runs),
     "page": ("open MLflow's page on a run", _page),
 }
 

@@ -24,9 +24,11 @@ from dvt.tracking import (
     ModelContent,
     ModelRecord,
     RunRecord,
+    all_handed_on,
     closed_as_it_ends,
     log_and_register_model,
     log_front,
+    log_metrics,
     open_run,
     page_command,
 )
@@ -113,7 +115,8 @@ def _recorded(
 def _train(run: _Run) -> Checkpoint:
     """Train, showing how it goes."""
     make_sink = MlflowSinkFactory.of(run.record)
-    with shown(run.console, run.folder.name, run.recipe.optimizer.total_epochs, make_sink) as make_shown:
+    epochs = run.recipe.optimizer.total_epochs
+    with all_handed_on(run.record), shown(run.console, run.folder.name, epochs, make_sink) as make_shown:
         return train_on_cluster(run.recipe, run.folder, make_shown)
 
 
@@ -132,7 +135,7 @@ def _static_reference(run: _Run, tracking_uri: str) -> StaticReference:
         checkpoint = _train(_Run(recipe, folder, record, run.console))
         test = score_on_cluster(recipe, checkpoint, "test")
         (macs,) = macs_per_exit(recipe.cascade)
-        MlflowSinkFactory.of(record)().log_metrics({"test/exit_1/top1": test.top1[0], "exit_1/macs": macs}, step=0)
+        log_metrics(record, {"test/exit_1/top1": test.top1[0], "exit_1/macs": macs}, step=0)
     return StaticReference(token_grid=grid, macs=macs, test_top1=test.top1[0])
 
 

@@ -18,6 +18,7 @@ from dvt.tracking import (
     closed_as_it_ends,
     finish_run,
     log_front,
+    log_metrics,
     log_tags,
     open_run,
 )
@@ -97,7 +98,7 @@ class SearchRecord:
                 log_front(record, Path(scratch))
         if state == "finished" and epochs:
             told = {"search/hypervolume": epochs[-1].hypervolume}
-            MlflowSinkFactory.of(self.parent)().log_metrics(told, step=candidate.number)
+            log_metrics(self.parent, told, step=candidate.number)
         finish_run(record, _STATUS[state])
 
     def _leave(self) -> None:

@@ -32,7 +32,14 @@ from dvt.search.record import open_search_folder, open_study, read_result, read_
 from dvt.search.results import SearchResult, TrialResult
 from dvt.search.study import Candidate
 from dvt.search.trial import checkpoint_name, trial_folder
-from dvt.tracking import MlflowSinkFactory, ModelRecord, check_tracking, page_command, resolve_tracking_uri
+from dvt.tracking import (
+    MlflowSinkFactory,
+    ModelRecord,
+    all_handed_on,
+    check_tracking,
+    page_command,
+    resolve_tracking_uri,
+)
 from dvt.tracking.search_files import chosen_trials
 from dvt.train.errors import TrainingError
 from dvt.train.ray_train import (
@@ -103,7 +110,8 @@ def _share(
 ) -> tuple[Checkpoint, list[CascadeConfig]]:
     """Train shared weights and measure cascades with them; returns the weights, and the cascades to train on."""
     epochs = shared_recipe(space).optimizer.total_epochs
-    with shown(console, f"{folder.name}: shared weights", epochs, MlflowSinkFactory.of(record.parent)) as make_sink:
+    title, make_lasting = f"{folder.name}: shared weights", MlflowSinkFactory.of(record.parent)
+    with all_handed_on(record.parent), shown(console, title, epochs, make_lasting) as make_sink:
         shared = train_shared(space, folder, make_sink)
     measuring = measuring_space(space)
     study = open_study(measuring, folder, INHERITED)

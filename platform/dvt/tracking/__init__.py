@@ -5,8 +5,9 @@ from dvt.tracking.errors import TrackingError, without_credentials
 from dvt.tracking.git import CodeVersion, code_version
 from dvt.tracking.page import open_page, page_command, run_page
 from dvt.tracking.registry import ModelContent, ModelRecord, log_and_register_model
-from dvt.tracking.runs import RunRecord, closed_as_it_ends, finish_run, log_artifacts, log_front, log_tags, open_run
-from dvt.tracking.sink import MlflowSink, MlflowSinkFactory
+from dvt.tracking.run_fronts import log_front
+from dvt.tracking.runs import RunRecord, closed_as_it_ends, finish_run, log_artifacts, log_tags, open_run
+from dvt.tracking.sink import MlflowSink, MlflowSinkFactory, all_handed_on, log_metrics
 
 __all__ = [
     "CodeVersion",
@@ -16,6 +17,7 @@ __all__ = [
     "ModelRecord",
     "RunRecord",
     "TrackingError",
+    "all_handed_on",
     "check_tracking",
     "closed_as_it_ends",
     "code_version",
@@ -23,6 +25,7 @@ __all__ = [
     "log_and_register_model",
     "log_artifacts",
     "log_front",
+    "log_metrics",
     "log_tags",
     "open_page",
     "open_run",

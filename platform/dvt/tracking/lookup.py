@@ -1,5 +1,6 @@
 """Finding what MLflow holds: a run by its id, where it kept its checkpoints, and the files of a logged model."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from dvt.tracking.errors import TrackingError, one_sentence, without_credentials
 from dvt.tracking.runs import RunRecord
 
 _MODEL = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))?")
+_PROGRESS_BAR = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
 _NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
@@ -47,6 +49,30 @@ class ModelAddress:
         return f"models:/{self.name}" + (f"/{self.version}" if self.version is not None else "")
 
 
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Keep MLflow 3.17's bar for each file that it moves off the terminal, unless a person asked for it."""
+    was_set = _PROGRESS_BAR in os.environ
+    os.environ.setdefault(_PROGRESS_BAR, "false")
+    try:
+        yield
+    finally:
+        if not was_set:
+            os.environ.pop(_PROGRESS_BAR, None)
+
+
+def check_store(uri: str) -> None:
+    """Make sure that there is an MLflow at an address, without making one.
+
+    Raises:
+        TrackingError: If there is none, or it does not answer.
+    """
+    path = sqlite_path(uri)
+    if path is not None and not path.is_file():  # opening it would make an empty one
+        raise TrackingError(f"--tracking-uri must name MLflow's SQLite file, got {uri}, where there is none")
+    check_tracking(uri)
+
+
 def find_run(uri: str, run_id: str) -> RunRecord:
     """The record of a run that is there.
 
@@ -57,7 +83,7 @@ def find_run(uri: str, run_id: str) -> RunRecord:
     Raises:
         TrackingError: If MLflow does not answer, or does not know the run.
     """
-    _check_store(uri)
+    check_store(uri)
     with one_sentence(f"find run {run_id}", uri):
         try:
             run = MlflowClient(tracking_uri=uri).get_run(run_id)
@@ -96,7 +122,7 @@ def model_folder(uri: str, address: ModelAddress) -> Iterator[Path]:
     Raises:
         TrackingError: If MLflow does not know the model, or its files cannot be had.
     """
-    _check_store(uri)
+    check_store(uri)
     with one_sentence(f"find {address}", uri):
         source = _source(MlflowClient(tracking_uri=uri), uri, address)
     local = _local_folder(source)
@@ -104,7 +130,7 @@ def model_folder(uri: str, address: ModelAddress) -> Iterator[Path]:
         yield local
         return
     with TemporaryDirectory(prefix="dvt-") as scratch:
-        with one_sentence(f"hand over the files of {address}", uri):
+        with one_sentence(f"hand over the files of {address}", uri), no_progress_bars():
             folder = download_artifacts(artifact_uri=source, dst_path=scratch, tracking_uri=uri)
         yield Path(folder)
 
@@ -119,16 +145,9 @@ def find_version(uri: str, address: ModelAddress) -> ModelVersion | None:
     Raises:
         TrackingError: If MLflow does not know the model.
     """
-    _check_store(uri)
+    check_store(uri)
     with one_sentence(f"find {address}", uri):
         return _version(MlflowClient(tracking_uri=uri), uri, address)
-
-
-def _check_store(uri: str) -> None:
-    path = sqlite_path(uri)
-    if path is not None and not path.is_file():  # opening it would make an empty one
-        raise TrackingError(f"--tracking-uri must name MLflow's SQLite file, got {uri}, where there is none")
-    check_tracking(uri)
 
 
 def _source(client: MlflowClient, uri: str, address: ModelAddress) -> str:

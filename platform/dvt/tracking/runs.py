@@ -26,7 +26,6 @@ from dvt.tracking.git import UNKNOWN, CodeVersion, code_version
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
 CONFIG_FILE = "config.yaml"
-FRONT_FOLDER = "front"
 _LONGEST_PARAM = 6000  # characters; MLflow 3.17 cuts what is longer and logs it whole as a warning
 _CUT = " (cut, see config.yaml)"
 _MISSING = "RESOURCE_DOES_NOT_EXIST"
@@ -158,11 +157,6 @@ def log_artifacts(record: RunRecord, folder: Path, artifact_path: str | None = N
     """
     with one_sentence(f"keep the files of {folder}", record.tracking_uri):
         MlflowClient(tracking_uri=record.tracking_uri).log_artifacts(record.run_id, str(folder), artifact_path)
-
-
-def log_front(record: RunRecord, folder: Path) -> None:
-    """Keep the front's files (JSON, CSV, pictures) with the run, in its artifact folder `front`."""
-    log_artifacts(record, folder, FRONT_FOLDER)
 
 
 def log_tags(record: RunRecord, tags: Mapping[str, str]) -> None:

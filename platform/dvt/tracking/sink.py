@@ -1,54 +1,150 @@
-"""`MlflowSink`: metrics of a training run into MLflow, from whichever process reports them."""
+"""`MlflowSink`: metrics of a training run into MLflow, from whichever process reports them.
 
+Reporting only writes to a file on the node (`spool.py`); a thread hands on to MLflow what waits there, in order, and
+tries again for as long as MLflow is away. What a process could not hand on before it ended, the next sink of the same
+run on the node does.
+"""
+
+import logging
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
 
 from dvt.tracking.address import FIELD, VARIABLE, sqlite_path
 from dvt.tracking.errors import TrackingError, one_sentence
 from dvt.tracking.runs import RunRecord
+from dvt.tracking.spool import Spool, Waiting
+
+CLOSE_WAIT_S = 600.0  # twice as long as a server may be away without anything being lost or ended
+_HASTY_WAIT_S = 5.0  # of a run that failed: why it did must be told soon
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 15.0  # between tries; doubled each time
+_MOST_CALLS = 500  # that are handed on together
+_TOO_MANY_REQUESTS = 429
+
+logger = logging.getLogger(__name__)
 
 
 class MlflowSink:
-    """A `MetricSink` that writes to one MLflow run, at once.
+    """A `MetricSink` that writes to one MLflow run.
 
     NaN is kept as NaN; MLflow has no infinity in a database and keeps the largest float, 1.797e308, with its sign.
 
     Args:
         tracking_uri: The tracking address.
         run_id: A run that is there.
+
+    Raises:
+        TrackingError: If there is no place on this node to keep metrics in.
     """
 
     def __init__(self, tracking_uri: str, run_id: str) -> None:
         self.tracking_uri = tracking_uri
         self.run_id = run_id
-        self._client: MlflowClient | None = MlflowClient(tracking_uri=tracking_uri)
-        self._lock = threading.Lock()
+        self._spool = Spool(tracking_uri, run_id)
+        self._client = MlflowClient(tracking_uri=tracking_uri)
+        self._changed = threading.Condition()
+        self._has_new, self._is_closed, self._has_given_up = True, False, False
+        self._refusal: TrackingError | None = None  # what trying again would not change
+        self._last_failure = "no answer"
+        self._sender = threading.Thread(target=self._send_all, name=f"dvt-metrics-{run_id}", daemon=True)
+        self._sender.start()
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Write metrics at a step; returns when MLflow has them.
+        """Take metrics at a step; returns when they are kept on this node.
 
         Raises:
-            TrackingError: If MLflow refuses or does not answer, or the sink is closed.
+            TrackingError: If they cannot be kept, MLflow refused earlier ones, or the sink is closed.
         """
-        now_ms = time.time_ns() // 1_000_000
-        batch = [Metric(name, float(value), now_ms, step) for name, value in metrics.items()]
-        with self._lock:
-            if self._client is None:
+        with self._changed:
+            if self._is_closed:
                 raise TrackingError(f"the metric sink of run {self.run_id} must be open, got a closed one")
-            if batch:
-                with one_sentence(f"keep the metrics of run {self.run_id}", self.tracking_uri):
-                    self._client.log_batch(self.run_id, metrics=batch)
+            if self._refusal is not None:
+                raise self._refusal
+            if metrics:
+                self._spool.put(metrics, step, time.time_ns() // 1_000_000)
+                self._has_new = True
+                self._changed.notify_all()
 
-    def close(self) -> None:
-        """Take no more metrics; everything logged is kept already."""
-        with self._lock:
-            self._client = None
+    def close(self, wait_s: float = CLOSE_WAIT_S) -> None:
+        """Take no more metrics, and wait until MLflow has all.
+
+        Args:
+            wait_s: How long to wait for an MLflow that is away, in seconds.
+
+        Raises:
+            TrackingError: If MLflow refused some, or is still away; they stay kept.
+        """
+        with self._changed:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            self._changed.notify_all()
+        self._sender.join(wait_s)
+        with self._changed:
+            self._has_given_up = True
+            self._changed.notify_all()
+        if self._refusal is not None:
+            raise self._refusal
+        if self._sender.is_alive():
+            with one_sentence(f"take what run {self.run_id} measured within {wait_s:g} s", self.tracking_uri):
+                kept = f"{self._spool.count()} reports wait in {self._spool.path}; run the same command again"
+                raise OSError(f"{self._last_failure}; {kept}")
+        self._spool.close()
+
+    def _send_all(self) -> None:
+        """Hand on what waits, until there is no more to come."""
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            try:
+                if not self._is_more_to_come():
+                    return
+                self._send(self._spool.oldest(_MOST_CALLS))
+            except TrackingError as error:
+                if _is_final(error):
+                    with self._changed:
+                        self._refusal = error
+                    return
+                if pause_s == _FIRST_PAUSE_S:
+                    logger.warning("%s; metrics wait on this node until it can", error)
+                self._last_failure = str(error.__cause__ or error).splitlines()[0][:100]
+                if self._rest(pause_s):
+                    return
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            else:
+                pause_s = _FIRST_PAUSE_S
+
+    def _is_more_to_come(self) -> bool:
+        """Wait for something to hand on; False if nothing will come."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._has_new or self._is_closed)
+            self._has_new = False
+            is_last = self._is_closed
+        return not is_last or self._spool.count() > 0
+
+    def _rest(self, pause_s: float) -> bool:
+        """Wait before the next try; True if there is to be none."""
+        with self._changed:
+            self._has_new = True
+            return self._changed.wait_for(lambda: self._has_given_up, pause_s)
+
+    def _send(self, calls: list[Waiting]) -> None:
+        metrics = [
+            Metric(name, value, call.time_ms, call.step) for call in calls for name, value in call.metrics.items()
+        ]
+        with one_sentence(f"keep the metrics of run {self.run_id}", self.tracking_uri):
+            if metrics:
+                self._client.log_batch(self.run_id, metrics=metrics)
+        self._spool.forget(calls)
+        if len(calls) == _MOST_CALLS:
+            with self._changed:
+                self._has_new = True
 
 
 @dataclass(frozen=True)
@@ -77,3 +173,39 @@ class MlflowSinkFactory:
             )
         with one_sentence(f"open run {self.run_id}", self.tracking_uri):
             return MlflowSink(self.tracking_uri, self.run_id)
+
+
+@contextmanager
+def all_handed_on(record: RunRecord) -> Iterator[None]:
+    """See that MLflow has what other processes of this node reported while the context lasted.
+
+    Raises:
+        TrackingError: If it does not take it; of a context that failed, its own error is raised instead.
+    """
+    try:
+        yield
+    except BaseException:
+        with suppress(TrackingError):
+            MlflowSinkFactory.of(record)().close(_HASTY_WAIT_S)
+        raise
+    MlflowSinkFactory.of(record)().close()
+
+
+def log_metrics(record: RunRecord, metrics: Mapping[str, float], step: int) -> None:
+    """Report metrics once, and wait until MLflow has them.
+
+    Raises:
+        TrackingError: If it does not take them.
+    """
+    sink = MlflowSinkFactory.of(record)()
+    sink.log_metrics(metrics, step)
+    sink.close()
+
+
+def _is_final(error: TrackingError) -> bool:
+    """Whether MLflow has answered, and would answer the same again."""
+    cause = error.__cause__
+    if not isinstance(cause, MlflowException):
+        return False  # of a connection, a database or a disk, which may come back
+    status = int(cause.get_http_status_code())
+    return 400 <= status < 500 and status != _TOO_MANY_REQUESTS

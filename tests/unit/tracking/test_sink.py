@@ -8,8 +8,17 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from dvt.tracking import MlflowSinkFactory, RunRecord, TrackingError, finish_run, open_run
+from dvt.tracking import (
+    MlflowSinkFactory,
+    RunRecord,
+    TrackingError,
+    all_handed_on,
+    finish_run,
+    log_metrics,
+    open_run,
+)
 from dvt.tracking.git import package_folder
+from dvt.tracking.spool import Spool
 from tests.unit.tracking.tiny import tiny_recipe
 
 
@@ -26,13 +35,14 @@ def history(record: RunRecord, name: str) -> list[tuple[int, float]]:
 def test_infinity_is_the_largest_float_and_nan_is_nan(record: RunRecord) -> None:
     sink = MlflowSinkFactory.of(record)()
     sink.log_metrics({"loss": math.inf, "low": -math.inf, "bad": math.nan}, step=4)
+    sink.close()
     assert history(record, "loss") == [(4, sys.float_info.max)]
     assert history(record, "low") == [(4, -sys.float_info.max)]
     assert math.isnan(history(record, "bad")[0][1])
 
 
 def test_more_metrics_than_mlflow_takes_at_once(record: RunRecord) -> None:
-    MlflowSinkFactory.of(record)().log_metrics({f"m/{index}": float(index) for index in range(1201)}, step=0)
+    log_metrics(record, {f"m/{index}": float(index) for index in range(1201)}, step=0)
     assert history(record, "m/1200") == [(0, 1200.0)]
 
 
@@ -41,6 +51,7 @@ def test_threads_may_share_a_sink(record: RunRecord) -> None:
     with ThreadPoolExecutor(4) as pool:
         for done in [pool.submit(sink.log_metrics, {"threads": float(step)}, step) for step in range(20)]:
             done.result()
+    sink.close()
     assert sorted(history(record, "threads")) == [(step, float(step)) for step in range(20)]
 
 
@@ -80,20 +91,54 @@ def test_a_closed_sink_says_so(record: RunRecord) -> None:
     assert str(caught.value) == f"the metric sink of run {record.run_id} must be open, got a closed one"
 
 
-def test_a_deleted_run_says_so(record: RunRecord) -> None:
+def test_a_deleted_run_says_so_and_takes_no_more(record: RunRecord) -> None:
     sink = MlflowSinkFactory.of(record)()
     MlflowClient(tracking_uri=record.tracking_uri).delete_run(record.run_id)
-    with pytest.raises(TrackingError) as caught:
-        sink.log_metrics({"late": 1.0}, step=0)
-    assert str(caught.value) == (
+    sink.log_metrics({"late": 1.0}, step=0)
+    told = (
         f"MLflow at {record.tracking_uri} must keep the metrics of run {record.run_id}, got an error "
         f"(The run {record.run_id} must be in the 'active' state. Current state is deleted)"
     )
+    sink._sender.join(60)
+    with pytest.raises(TrackingError) as caught:
+        sink.log_metrics({"late": 2.0}, step=1)
+    assert str(caught.value) == told
+    with pytest.raises(TrackingError) as caught:
+        sink.close()
+    assert str(caught.value) == told
+
+
+def test_more_calls_than_are_handed_on_together(record: RunRecord, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dvt.tracking.sink._MOST_CALLS", 7)
+    sink = MlflowSinkFactory.of(record)()
+    for step in range(50):
+        sink.log_metrics({"many": float(step)}, step)
+    sink.close()
+    assert history(record, "many") == [(step, float(step)) for step in range(50)]
+
+
+def test_what_another_process_could_not_hand_on_is_handed_on_by_the_next_sink(record: RunRecord) -> None:
+    spool = Spool(record.tracking_uri, record.run_id)
+    spool.put({"left": 1.5}, 3, 1_700_000_000_000)
+    Spool(record.tracking_uri, "another run").put({"left": 9.0}, 0, 1)
+    with all_handed_on(record):
+        pass
+    assert history(record, "left") == [(3, 1.5)]
+    (kept,) = MlflowClient(tracking_uri=record.tracking_uri).get_metric_history(record.run_id, "left")
+    assert kept.timestamp == 1_700_000_000_000
+    assert spool.count() == 0
+
+
+def test_a_report_that_is_handed_on_twice_is_kept_once(record: RunRecord) -> None:
+    for _ in range(2):  # as by a process that died between MLflow's answer and its note of it
+        Spool(record.tracking_uri, record.run_id).put({"twice": 1.0}, 0, 1_700_000_000_000)
+        MlflowSinkFactory.of(record)().close()
+    assert history(record, "twice") == [(0, 1.0)]
 
 
 def test_a_finished_run_still_takes_metrics(record: RunRecord) -> None:
     finish_run(record, "FINISHED")
-    MlflowSinkFactory.of(record)().log_metrics({"after": 1.0}, step=0)
+    log_metrics(record, {"after": 1.0}, step=0)
     assert history(record, "after") == [(0, 1.0)]
 
 
