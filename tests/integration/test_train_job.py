@@ -66,7 +66,22 @@ def test_two_workers_train_measure_and_register(tmp_path: Path) -> None:
     assert kept.info.status == "FINISHED"
     assert kept.data.params["optimizer.epochs"] == "2"
     assert [point.step for point in client.get_metric_history(record["run_id"], "train/loss")] == [4, 8, 12, 16]
-    (model,) = client.search_logged_models([record["experiment_id"]], f"source_run_id = '{record['run_id']}'")
+    inputs = {each.dataset.name: json.loads(each.dataset.profile) for each in kept.inputs.dataset_inputs}
+    assert {name: profile["num_rows"] for name, profile in inputs.items()} == {
+        "embedded-train": 512,
+        "embedded-calibration": 64,
+        "embedded-test": 64,
+    }
+    assert {file.path for file in client.list_artifacts(kept.info.run_id)} >= {"environment.txt", "hardware.json"}
+    hours = [point.value for point in client.get_metric_history(record["run_id"], "cost/cpu_hours")]
+    assert 0 < hours[0] < hours[-1] < 1
+    assert 0 < kept.data.metrics["system/node_0/system_memory_usage_percentage"] < 100
+    models = client.search_logged_models([record["experiment_id"]], f"source_run_id = '{record['run_id']}'")
+    (model,) = (each for each in models if each.model_type == "dvt")
+    kept_models = [each for each in models if each.model_type == "dvt-checkpoint"]
+    assert all(Path(each.tags["checkpoint.address"], "model.safetensors").is_file() for each in kept_models)
+    (best,) = (each for each in kept_models if each.tags["checkpoint.is_best"] == "true")
+    assert {metric.key: metric.step for metric in best.metrics}["calibration/top1_mean"] in (8, 16)
     metrics = {metric.key: metric.value for metric in model.metrics}
     for row in report["exits"]:
         assert metrics[f"test/exit_{row['exit_index']}/top1"] == pytest.approx(row["test_top1"])

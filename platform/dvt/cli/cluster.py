@@ -3,7 +3,7 @@
 import logging
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from ray.exceptions import AuthenticationError
 
 import dvt
 from dvt.config import ClusterConfig, ConfigError, Problem
+
+_ACCELERATOR = "accelerator_type:"  # how Ray 2.60 names a node's kind of GPU among its resources
 
 
 class ClusterError(RuntimeError):
@@ -57,6 +59,22 @@ def connected(config: ClusterConfig, has_dashboard: bool = False) -> Iterator[No
         yield
     finally:
         ray.shutdown()
+
+
+def describe_nodes() -> list[dict[str, Any]]:
+    """What there is of each node of the connected cluster: cores, GPUs, memory in GiB, what kind of GPU."""
+    return [_node(node["NodeManagerHostname"], node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
+def _node(host: str, resources: Mapping[str, float]) -> dict[str, Any]:
+    kinds = [name.removeprefix(_ACCELERATOR) for name in resources if name.startswith(_ACCELERATOR)]
+    return {
+        "host": host,
+        "num_cpus": resources.get("CPU", 0.0),
+        "num_gpus": resources.get("GPU", 0.0),
+        "memory_gib": round(resources.get("memory", 0.0) / 2**30, 1),
+        "accelerators": kinds,
+    }
 
 
 def _unreachable(error: Exception) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from ray.train import Checkpoint
 from rich.console import Console
 
+from dvt.cli.cluster import describe_nodes
 from dvt.cli.measured import measured_report
 from dvt.cli.progress import shown
 from dvt.config import ExitsConfig, Recipe, StageConfig
@@ -27,6 +28,9 @@ from dvt.tracking import (
     all_handed_on,
     closed_as_it_ends,
     log_and_register_model,
+    log_checkpoints,
+    log_data,
+    log_environment,
     log_front,
     log_metrics,
     open_run,
@@ -34,6 +38,7 @@ from dvt.tracking import (
 )
 from dvt.tracking.front_files import write_front_files
 from dvt.train.checkpoint import load_checkpoint
+from dvt.train.past_run import kept_checkpoints
 from dvt.train.ray_train import (
     DataSummary,
     local_copy,
@@ -84,6 +89,8 @@ def run_recipe(recipe: Recipe, tracking_uri: str, budgets: Sequence[float], cons
     data = summarize_data(recipe)
     folder = open_run_folder(recipe, recipe.run)
     with _recorded(recipe, folder, tracking_uri) as record:
+        log_data(record, recipe.data, data.sizes, data.fingerprints)
+        log_environment(record, describe_nodes())
         run = _Run(recipe, folder, record, console)
         best = _train(run)
         static = _static_reference(run, tracking_uri) if recipe.exits.static_reference else None
@@ -117,7 +124,9 @@ def _train(run: _Run) -> Checkpoint:
     make_sink = MlflowSinkFactory.of(run.record)
     epochs = run.recipe.optimizer.total_epochs
     with all_handed_on(run.record), shown(run.console, run.folder.name, epochs, make_sink) as make_shown:
-        return train_on_cluster(run.recipe, run.folder, make_shown)
+        best = train_on_cluster(run.recipe, run.folder, make_shown)
+    log_checkpoints(run.record, kept_checkpoints(run.folder))
+    return best
 
 
 def _static_reference(run: _Run, tracking_uri: str) -> StaticReference:

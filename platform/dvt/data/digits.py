@@ -8,6 +8,7 @@ the same in every process and on every platform.
 Shapes: `B` batch, `S` scene side, `s` digit side and `p` piece side in pixels, `n` source digits.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -70,6 +71,10 @@ class DigitScenes:
         pixels, labels = self.compose([first + index for index in indices])
         images = torch.from_numpy(pixels[:, None]).float()  # (B, 1, S, S)
         return Batch(images.div_(255).sub_(MEAN[0]).div_(STD[0]), torch.from_numpy(labels))
+
+    def fingerprint(self) -> str:
+        """See `ImageSet`; scenes follow from the fields alone."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()
 
     def compose(self, numbers: Sequence[int]) -> tuple[Pixels, NDArray[np.int64]]:
         """The scenes of these numbers: (B, S, S) pixels from 0 to 255, and (B,) labels."""

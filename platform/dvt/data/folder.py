@@ -1,5 +1,6 @@
 """Image folders in ImageNet's layout: root/train/CLASS/* to train and calibrate on, root/val/CLASS/* to test on."""
 
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,6 +55,13 @@ class FolderImages:
                 labels.append(int(self.labels[found]))
                 skipped += failed
         return Batch(torch.stack(images), torch.tensor(labels), tuple(skipped))
+
+    def fingerprint(self) -> str:
+        """See `ImageSet`; a name is the file's with its class folder, wherever the root is."""
+        digest = hashlib.sha256()
+        for file, label in zip(self.files, self.labels.tolist(), strict=True):
+            digest.update(f"{'/'.join(Path(file).parts[-2:])}\t{label}\n".encode())
+        return digest.hexdigest()
 
     def _read_or_replace(self, index: int) -> tuple[Image, int, list[str]]:
         """The image at `index`, or the next one that reads; its index; the files that did not read."""

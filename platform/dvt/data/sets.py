@@ -38,6 +38,9 @@ class ImageSet(Protocol):
             DataError: If an image cannot be read and must not be replaced.
         """
 
+    def fingerprint(self) -> str:
+        """What tells this set from another, as a SHA-256 in hex; of files their names and labels, not their bytes."""
+
 
 @dataclass(frozen=True)
 class DataSets:

@@ -3,6 +3,7 @@
 Shapes: E exits.
 """
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Sequence
@@ -39,6 +40,10 @@ class FirstImages:
     def read(self, indices: Sequence[int], *, epoch: int = 0, seed: int = 0) -> Batch:
         """As of the whole set."""
         return self.images.read(indices, epoch=epoch, seed=seed)
+
+    def fingerprint(self) -> str:
+        """See `ImageSet`."""
+        return hashlib.sha256(f"{len(self)} of {self.images.fingerprint()}".encode()).hexdigest()
 
 
 def score_inherited(

@@ -5,7 +5,9 @@ from dvt.tracking.errors import TrackingError, without_credentials
 from dvt.tracking.git import CodeVersion, code_version
 from dvt.tracking.page import open_page, page_command, run_page
 from dvt.tracking.registry import ModelContent, ModelRecord, log_and_register_model
+from dvt.tracking.run_checkpoints import log_checkpoints
 from dvt.tracking.run_fronts import log_front
+from dvt.tracking.run_inputs import log_data, log_environment
 from dvt.tracking.runs import RunRecord, closed_as_it_ends, finish_run, log_artifacts, log_tags, open_run
 from dvt.tracking.sink import MlflowSink, MlflowSinkFactory, all_handed_on, log_metrics
 
@@ -24,6 +26,9 @@ __all__ = [
     "finish_run",
     "log_and_register_model",
     "log_artifacts",
+    "log_checkpoints",
+    "log_data",
+    "log_environment",
     "log_front",
     "log_metrics",
     "log_tags",

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -21,9 +21,11 @@ from dvt.data import Batch, DataSets, Mixer, batches_per_epoch, check_skipped, t
 from dvt.exits import ExitScores
 from dvt.models import Cascade
 from dvt.train.checkpoint import load_checkpoint, restore, save_checkpoint
+from dvt.train.cost import ELAPSED
 from dvt.train.errors import TrainingError
 from dvt.train.evaluate import score_images
 from dvt.train.init_from import init_from
+from dvt.train.node_usage import node_usage
 from dvt.train.state import TrainingState
 from dvt.train.step import Stepper, StepSums
 
@@ -41,6 +43,9 @@ class Worker:
     device: torch.device
     rank: int = 0
     world_size: int = 1
+    node_rank: int = 0  # of its node among the nodes
+    local_rank: int = 0  # among the workers of its node; the first reports how busy the node is
+    begun_s: float = field(default_factory=time.perf_counter)
 
 
 class Reporter(Protocol):
@@ -192,13 +197,21 @@ def _train_metrics(stepper: Stepper, sums: StepSums, timed: _Timed, worker: Work
         "train/lr": stepper.state.optimizer.param_groups[0]["lr"],
         "train/images_per_s": images / timed.elapsed_s,
         "train/data_wait_s": timed.waited_s,
+        ELAPSED: time.perf_counter() - worker.begun_s,
     }
+    for node_rank, usage in _gather(_usage(worker), worker):
+        metrics |= {f"system/node_{node_rank}/{name}": value for name, value in usage.items()}
     for index in range(num_exits):
         metrics[f"train/exit_{index + 1}/loss"] = rest[index] / micro_batches
         metrics[f"train/exit_{index + 1}/top1"] = rest[num_exits + index] / images
     if worker.device.type == "cuda":
         metrics["train/gpu_memory_gib"] = torch.cuda.max_memory_allocated(worker.device) / 2**30
     return metrics
+
+
+def _usage(worker: Worker) -> tuple[int, dict[str, float]]:
+    """How busy a worker's node is, told once a node."""
+    return worker.node_rank, node_usage() if worker.local_rank == 0 else {}
 
 
 def _measure(

@@ -4,8 +4,9 @@ Read from files alone, so that no cluster is needed: `checkpoint_manager_snapsho
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,6 +18,16 @@ from dvt.train.storage import RECIPE, RunFolder
 
 CHECKPOINTS = "checkpoints"
 SNAPSHOT = "checkpoint_manager_snapshot.json"  # as Ray Train 2.60 writes it
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptCheckpoint:
+    """A checkpoint that a run keeps, and what was measured on it."""
+
+    address: str  # of its folder
+    step: int  # optimizer updates
+    is_best: bool  # whether its calibration accuracy, averaged over exits, is the highest
+    metrics: Mapping[str, float]  # as reported with it
 
 
 def find_past_run(address: str) -> RunFolder | None:
@@ -93,6 +104,34 @@ def best_name(folder: RunFolder) -> str:
         return str(best["checkpoint_dir_name"])
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{place} must list the run's checkpoints, got a file that cannot be read") from error
+
+
+def kept_checkpoints(folder: RunFolder) -> tuple[KeptCheckpoint, ...]:
+    """The checkpoints that a run keeps, the last and the best, by step; one where both are the same.
+
+    Raises:
+        CheckpointError: If Ray Train's list of them cannot be read.
+    """
+    place = f"{CHECKPOINTS}/{SNAPSHOT}"
+    try:
+        snapshot = json.loads(folder.read(place))
+        results = [*snapshot["checkpoint_results"], snapshot["latest_checkpoint_result"]]
+        found = {str(each["checkpoint_dir_name"]): each["metrics"] for each in results if each is not None}
+        best = max(found, key=lambda name: float(found[name][BEST_METRIC]), default=None)
+        kept = [
+            KeptCheckpoint(
+                address=f"{folder.address}/{CHECKPOINTS}/{name}",
+                step=int(metrics["step"]),
+                is_best=name == best,
+                metrics={key: float(value) for key, value in metrics.items() if key != "step"},
+            )
+            for name, metrics in found.items()
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder.address}/{place} must list the run's checkpoints, got a file that cannot be read"
+        ) from error
+    return tuple(sorted(kept, key=lambda each: each.step))
 
 
 def remove_orphans(folder: RunFolder) -> None:

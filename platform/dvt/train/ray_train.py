@@ -23,6 +23,7 @@ from dvt.config import ConfigError, Recipe, recipe_from_dict, to_dict
 from dvt.data import DataError, open_data
 from dvt.exits import PLAIN, Confidence, ExitScores
 from dvt.train.checkpoint import load_model
+from dvt.train.cost import CostMeter
 from dvt.train.errors import CheckpointError, TrainingError
 from dvt.train.evaluate import predict_images, score_images
 from dvt.train.loop import BEST_METRIC, Loop, Worker, count_steps_per_epoch, train_cascade
@@ -41,12 +42,11 @@ FATAL = (ConfigError, DataError, CheckpointError, TrainingError)
 class DataSummary:
     """What the workers find where the recipe says the images are."""
 
-    num_train: int
-    num_calibration: int
-    num_test: int
+    sizes: Mapping[str, int]  # number of images of each part
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    fingerprints: Mapping[str, str]  # of each part, see `ImageSet.fingerprint`
 
 
 def summarize_data(recipe: Recipe) -> DataSummary:
@@ -96,7 +96,7 @@ def train_on_cluster(
             checkpoint_config=ray_train.CheckpointConfig(
                 num_to_keep=1, checkpoint_score_attribute=BEST_METRIC, checkpoint_score_order="max"
             ),
-            callbacks=[_SinkCallback(make_sink)],  # type: ignore[list-item]  # Ray 2.60 names Tune's class there
+            callbacks=[_SinkCallback(make_sink, CostMeter.of(recipe, folder))],  # type: ignore[list-item]  # Ray 2.60 names Tune's class there
         ),
     )
     try:
@@ -179,8 +179,8 @@ class _SinkCallback(UserCallback):
     Ray Train 2.60 has no MLflow callback; this one runs in the controller, on the driver's node.
     """
 
-    def __init__(self, make_sink: MetricSinkFactory) -> None:
-        self._make_sink = make_sink
+    def __init__(self, make_sink: MetricSinkFactory, meter: CostMeter) -> None:
+        self._make_sink, self._meter = make_sink, meter
         self._sink: MetricSink | None = None
 
     def after_report(
@@ -190,7 +190,7 @@ class _SinkCallback(UserCallback):
             self._sink = self._make_sink()
         row = dict(metrics[0])
         step = int(row.pop("step"))
-        self._sink.log_metrics(row, step)
+        self._sink.log_metrics(row | self._meter.add(row), step)
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         for error in worker_exceptions.values():
@@ -202,7 +202,8 @@ class _SinkCallback(UserCallback):
 def _train_worker(config: dict[str, Any]) -> None:
     recipe = recipe_from_dict(config["recipe"])
     context = ray_train.get_context()
-    worker = Worker(get_device(), context.get_world_rank(), context.get_world_size())
+    ranks = context.get_world_rank(), context.get_world_size(), context.get_node_rank(), context.get_local_rank()
+    worker = Worker(get_device(), *ranks)
     config["loop"](recipe, open_data(recipe.data, recipe.cascade), worker, _RayReporter())
 
 
@@ -210,7 +211,14 @@ def _summarize(tree: dict[str, Any], shard: int, num_shards: int) -> DataSummary
     recipe = recipe_from_dict(tree)
     data = open_data(recipe.data, recipe.cascade)
     count_steps_per_epoch(recipe, len(data.train), recipe.cluster.num_workers)  # told before a run is begun
-    return DataSummary(len(data.train), len(data.calibration), len(data.test), data.class_names, data.mean, data.std)
+    parts = {"train": data.train, "calibration": data.calibration, "test": data.test}
+    return DataSummary(
+        sizes={name: len(images) for name, images in parts.items()},
+        class_names=data.class_names,
+        mean=data.mean,
+        std=data.std,
+        fingerprints={name: images.fingerprint() for name, images in parts.items()},
+    )
 
 
 def _look_at_shard(

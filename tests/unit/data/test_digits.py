@@ -119,3 +119,13 @@ def test_a_cascade_for_other_images_is_refused(changes: dict[str, int], message:
     with pytest.raises(ConfigError) as raised:
         open_data(DataConfig(source="embedded"), _cascade(**changes))
     assert str(raised.value) == message
+
+
+def test_fingerprints_tell_seeds_and_sizes_apart() -> None:
+    def fingerprints(**changes: object) -> set[str]:
+        data = _open(**changes)
+        return {data.train.fingerprint(), data.calibration.fingerprint(), data.test.fingerprint()}
+
+    assert len(fingerprints()) == 3
+    assert fingerprints() == fingerprints()
+    assert not fingerprints() & fingerprints(seed=7)

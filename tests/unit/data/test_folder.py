@@ -1,4 +1,5 @@
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -263,3 +264,19 @@ def test_a_test_set_without_images(tmp_path: Path) -> None:
 def test_one_image_a_class_leaves_nothing_to_calibrate_on(tmp_path: Path) -> None:
     root = write_folder(tmp_path, {"a": 1, "b": 1}, {"a": 1})
     assert _data_error(root) == (f"{root}/train holds one image a class, none to hold out for calibration; add images")
+
+
+def test_fingerprints_follow_names_and_labels_wherever_the_root_is(root: Path, tmp_path: Path) -> None:
+    def fingerprints(folder: Path) -> tuple[str, ...]:
+        data = open_data(folder_config(folder), cascade(3))
+        return data.train.fingerprint(), data.calibration.fingerprint(), data.test.fingerprint()
+
+    before = fingerprints(root)
+    assert len(set(before)) == 3
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(root, moved)
+    assert fingerprints(moved) == before
+    first = min((moved / "val").rglob("*.*"))
+    first.rename(first.with_stem("renamed"))
+    assert fingerprints(moved)[:2] == before[:2]
+    assert fingerprints(moved)[2] != before[2]

@@ -8,7 +8,7 @@ import fsspec
 import pytest
 
 from dvt.train.errors import CheckpointError
-from dvt.train.past_run import best_checkpoint, find_past_run
+from dvt.train.past_run import best_checkpoint, find_past_run, kept_checkpoints
 
 
 def results(**scores: float) -> str:
@@ -75,3 +75,29 @@ def test_a_run_without_a_checkpoint_is_told(tmp_path: Path, snapshot: str | None
     message = re.escape(sentence.replace("{root}", str(root)))
     with pytest.raises(CheckpointError, match=f"^{message}"), best_checkpoint(folder):
         pass
+
+
+def test_the_last_and_the_best_are_kept_with_what_was_measured_on_them(tmp_path: Path) -> None:
+    measured = {"calibration/top1_mean": 0.9, "step": 20, "epoch": 2}
+    best, last = ({"checkpoint_dir_name": name, "metrics": measured | changes} for name, changes in (
+        ("best", {}), ("last", {"calibration/top1_mean": 0.8, "step": 30, "epoch": 3})
+    ))  # fmt: skip
+    for listed, names in (([best, last], ["best", "last"]), ([best], ["best"])):
+        text = json.dumps({"checkpoint_results": listed, "latest_checkpoint_result": listed[-1]})
+        root = make_run(tmp_path / str(len(listed)), text)
+        folder = find_past_run(str(root))
+        assert folder is not None
+        found = kept_checkpoints(folder)
+        assert [each.address for each in found] == [f"{root}/checkpoints/{name}" for name in names]
+        assert [each.is_best for each in found] == [name == "best" for name in names]
+        assert [each.step for each in found] == [20, 30][: len(names)]
+        assert found[0].metrics == {"calibration/top1_mean": 0.9, "epoch": 2.0}
+
+
+def test_a_list_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    folder = find_past_run(str(make_run(tmp_path / "run", "{")))
+    assert folder is not None
+    with pytest.raises(CheckpointError) as caught:
+        kept_checkpoints(folder)
+    place = f"{folder.address}/checkpoints/checkpoint_manager_snapshot.json"
+    assert str(caught.value) == f"{place} must list the run's checkpoints, got a file that cannot be read"
