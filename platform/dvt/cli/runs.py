@@ -15,7 +15,7 @@ from rich.table import Table
 from dvt.cli.amounts import read_macs
 from dvt.cli.summary import print_places, told_macs
 from dvt.config import ConfigError, Problem
-from dvt.tracking import tracking_address
+from dvt.tracking import RunRecord, page_command, tracking_address
 from dvt.tracking.run_fronts import RunAtBudget, best_runs
 
 _FLAGS = {"budget_macs": "--budget-macs", "experiment": "--experiment"}
@@ -53,19 +53,20 @@ def main(words: Sequence[str]) -> int:
     if problems or isinstance(budget, Problem):
         raise ConfigError(problems)
     try:
-        runs = best_runs(tracking_address(asked.tracking_uri), budget, asked.experiment)[: asked.top]
+        uri = tracking_address(asked.tracking_uri)
+        runs = best_runs(uri, budget, asked.experiment)[: asked.top]
     except ConfigError as error:  # speaks of fields; here they are flags
         raise ConfigError(
             replace(problem, path=_FLAGS.get(problem.path, problem.path)) for problem in error.problems
         ) from error
     if asked.format == "table":
-        _print_table(runs, budget)
+        _print_table(runs, budget, uri)
     else:
         _print_rows([_row(run) for run in runs], asked.format)
     return 0
 
 
-def _print_table(runs: Sequence[RunAtBudget], budget: float) -> None:
+def _print_table(runs: Sequence[RunAtBudget], budget: float, uri: str) -> None:
     console = Console()
     table = Table(title=f"within {told_macs(budget)} mean multiply-adds an image, on test images", title_justify="left")
     columns = {"run": "left", "experiment": "left", "begun": "left", "top-1": "right", "mean MACs": "right"}
@@ -84,7 +85,7 @@ def _print_table(runs: Sequence[RunAtBudget], budget: float) -> None:
             " ".join(f"{threshold:.3g}" for threshold in run.thresholds[:-1]),
         )
     console.print(table)
-    print_places(console, {"see the first": f"dvt page {runs[0].run_id}"})
+    print_places(console, {"see the first": page_command(RunRecord(uri, "", runs[0].run_id))})
 
 
 def _row(run: RunAtBudget) -> dict[str, Any]:

@@ -35,7 +35,8 @@ def test_a_table_with_the_best_first(uri: str, capsys: pytest.CaptureFixture[str
     rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in out.splitlines() if line.startswith("│")]
     assert [row[0] for row in rows] == ["early", "late"]
     assert rows[0][3:] == ["75.00 %", "200", "2 4", "50.0 / 50.0 %", "0.5"]
-    assert "see the first  dvt page " in out
+    assert f" --tracking-uri {uri}" in out.splitlines()[-1]
+    assert out.splitlines()[-1].startswith("see the first  ")
 
 
 def test_rows_for_other_programs(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
