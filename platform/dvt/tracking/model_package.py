@@ -17,14 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import mlflow.pyfunc
-import numpy as np
+import torch
 from mlflow.entities import LoggedModel
 from mlflow.models import Model, ModelSignature
-from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from dvt.config import CascadeConfig, Recipe, cascade_to_yaml
 from dvt.exits import FrontReport, ThresholdTable
-from dvt.models import macs_per_exit
+from dvt.inference.latency import LATENCY, SERVED_BATCH_SIZES, LatencyProfile, keep_profile, measure_latency
+from dvt.models import Cascade, macs_per_exit
+from dvt.models.checksums import file_digest, write_checksums
 from dvt.tracking.git import package_folder
 from dvt.tracking.runs import RunRecord
 
@@ -92,10 +94,7 @@ def write_files(content: ModelContent, folder: Path) -> dict[str, Path]:
 
 def content_digest(files: dict[str, Path]) -> str:
     """One SHA-256 over names and contents, the same wherever the files lie."""
-    parts = []
-    for name, path in sorted(files.items()):
-        with path.open("rb") as file:
-            parts.append(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}")
+    parts = [f"{name} {file_digest(path)}" for name, path in sorted(files.items())]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -104,6 +103,8 @@ def save_package(
 ) -> None:
     """Write the model in MLflow's format; `save_model` alone, unlike `log_model`, touches no state of MLflow's.
 
+    What its stages take on this device is measured and goes with it, and so do the checksums of all its files.
+
     Args:
         local: The folder to make.
         files: What `write_files` returned.
@@ -111,6 +112,9 @@ def save_package(
         record: The run that made the model.
         model: The model that MLflow knows it as.
     """
+    own = files["weights"].parent
+    keep_profile(own, _profile(content.recipe.cascade))
+    files = files | {"latency": own / LATENCY, "checksums": write_checksums(own)}
     with tempfile.TemporaryDirectory() as folder:
         mlflow.pyfunc.save_model(
             path=str(local),
@@ -118,7 +122,7 @@ def save_package(
             artifacts={name: str(path) for name, path in files.items()},
             code_paths=[str(_copy_core(Path(folder)))],
             pip_requirements=_requirements(),
-            signature=_signature(content),
+            signature=_signature(),
             mlflow_model=Model(
                 artifact_path=model.artifact_location,
                 model_uuid=model.model_id,
@@ -142,6 +146,12 @@ def quiet_mlflow() -> Iterator[None]:
                 del os.environ[_PROGRESS_BAR]
 
 
+def _profile(config: CascadeConfig) -> LatencyProfile:
+    """A quick measurement where a served model would run on this machine; seconds do not depend on the weights."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return measure_latency(Cascade(config).to(device), SERVED_BATCH_SIZES, repeats=3)
+
+
 def _copy_core(folder: Path) -> Path:
     """The core of this package alone, so that a served model cannot come to need the rest."""
     source, target = package_folder(), folder / "dvt"
@@ -157,18 +167,20 @@ def _requirements() -> list[str]:
     return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in _REQUIREMENTS]
 
 
-def _signature(content: ModelContent) -> ModelSignature:
-    config: CascadeConfig = content.recipe.cascade
-    shape = (-1, config.in_chans, config.image_size, config.image_size)
+def _signature() -> ModelSignature:
+    """No schema of the input, which MLflow would hold to one kind: arrays, file bytes and base64 text are all taken."""
     columns: dict[str, Any] = {
         "label": DataType.long,
         "class_name": DataType.string,
+        "prob": DataType.float,
         "confidence": DataType.float,
         "exit_index": DataType.long,
         "macs": DataType.double,
     }
-    return ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype(np.float32), shape)]),
-        outputs=Schema([ColSpec(kind, name) for name, kind in columns.items()]),
-        params=ParamSchema([ParamSpec("budget_macs", DataType.double, content.default_budget_macs)]),
-    )
+    params = [
+        ParamSpec("budget_macs", DataType.double, None),
+        ParamSpec("budget_ms", DataType.double, None),
+        ParamSpec("thresholds", DataType.double, [], (-1,)),
+    ]
+    outputs = Schema([ColSpec(kind, name) for name, kind in columns.items()])
+    return ModelSignature(inputs=None, outputs=outputs, params=ParamSchema(params))
