@@ -101,6 +101,11 @@ class Preparation:
         """
         return torch.stack([self._prepared(image, f"images[{first + row}]") for row, image in enumerate(images)])
 
+    @cached_property
+    def transform(self) -> Transform:
+        """From a decoded image to the model's input, (c, S, S)."""
+        return inference_transform(self.image_size, self.crop_pct, self.interpolation, self.mean, self.std)
+
     def _prepared(self, image: Any, name: str) -> Tensor:
         if isinstance(image, str):
             try:
@@ -115,7 +120,7 @@ class Preparation:
             got = f"{len(image)} bytes that cannot be read ({why_unreadable(error)}); send another or leave it out"
             raise _refused(name, "an image file such as PNG or JPEG", got) from error
         self._check_size(decoded.height, decoded.width, name)
-        return self._transform(decoded)
+        return self.transform(decoded)
 
     def _of_array(self, image: Any, name: str) -> Tensor:
         wanted = f"an array of shape ({self.in_chans}, height, width)"
@@ -135,17 +140,13 @@ class Preparation:
             mean, std = (torch.tensor(each, dtype=torch.float32)[:, None, None] for each in (self.mean, self.std))
             return (pixels - mean) / std
         self._check_size(height, width, name)
-        return self._transform(cast(Image.Image, pixels))  # torchvision resizes and crops tensors just so
+        return self.transform(cast(Image.Image, pixels))  # torchvision resizes and crops tensors just so
 
     def _check_size(self, height: int, width: int, name: str) -> None:
         shorter, longer = sorted((height, width))
         if (self.image_size / self.crop_pct) ** 2 * longer / shorter > MOST_PIXELS:
             rule = f"must not be so long and thin, got {width}x{height} pixels; crop it first"
             raise ConfigError([Problem(name, rule)])
-
-    @cached_property
-    def _transform(self) -> Transform:
-        return inference_transform(self.image_size, self.crop_pct, self.interpolation, self.mean, self.std)
 
 
 def _refused(name: str, wanted: str, got: str) -> ConfigError:
