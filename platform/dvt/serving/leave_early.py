@@ -23,7 +23,7 @@ def read(told: dict[str, Any], path: Path) -> np.ndarray:
 
 def confidence(told: dict[str, Any], logits: np.ndarray, index: int) -> np.ndarray:
     """How sure exit `index` is, (n,), of logits (n, classes), by the measure that thresholds are of."""
-    logits = logits / np.float32(told["temperatures"][index] if told["temperatures"] else 1)
+    logits = (logits - logits.max(1, keepdims=True)) / np.float32(told["temperatures"][index])
     logs = logits - np.logaddexp.reduce(logits, 1, keepdims=True)
     best = np.sort(np.exp(logs), axis=1)[:, ::-1]
     sure = best[:, 0] - (best[:, 1:2].sum(1) if told["measure"] == "margin" else 0)
