@@ -62,6 +62,12 @@ def _runs(words: list[str]) -> int:
     return runs(words)
 
 
+def _export(words: list[str]) -> int:
+    from dvt.cli.export import main as export
+
+    return export(words)
+
+
 COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "train": ("train a cascade, choose its thresholds, record and register it", _train),
     "describe": ("tell a cascade's parts, parameters, cost and memory", _describe),
@@ -74,6 +80,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "front": ("draw what a trained cascade reaches at every budget, and which images leave where", _front),
     "predict": ("classify images within a budget, leaving early", _predict),
     "runs": ("list runs by what they reach within a budget", _runs),
+    "export": ("write a model as torch.export programs and ONNX, with a reader that leaves early", _export),
     "page": ("open MLflow's page on a run", _page),
 }
 

@@ -17,11 +17,11 @@ from typing import Any
 
 import fsspec
 from botocore.exceptions import BotoCoreError, ClientError
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from dvt.data.folder import IMAGE_SUFFIXES
 from dvt.data.transforms import UNREADABLE, Transform, read_image
+from dvt.inference.preparation import why_unreadable
 
 NUM_THREADS = 8  # Pillow decodes without the interpreter's lock; a bucket answers slowly
 _REMOTE = (ImportError, BotoCoreError, ClientError)  # what a bucket, or a kind of address we lack, adds to OSError
@@ -140,8 +140,6 @@ def _reason(error: Exception) -> str:
     known: tuple[tuple[type[Exception], str], ...] = (
         (FileNotFoundError, "there is no such file"),
         (PermissionError, "it may not be read"),
-        (Image.DecompressionBombError, "it has too many pixels"),
-        (UnidentifiedImageError, "it is not an image"),
     )
     told = next((reason for kind, reason in known if isinstance(error, kind)), None)
     if told is not None:
@@ -149,4 +147,4 @@ def _reason(error: Exception) -> str:
     if isinstance(error, _REMOTE) or (isinstance(error, OSError) and error.errno is not None):
         lines = str(error.strerror if isinstance(error, OSError) and error.strerror else error).splitlines()
         return lines[0].strip().rstrip(".") if lines else type(error).__name__
-    return "it is damaged"
+    return why_unreadable(error)

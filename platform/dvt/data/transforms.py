@@ -5,42 +5,32 @@ resize, centre crop and ImageNet's mean and standard deviation for evaluation.
 """
 
 import re
-import struct
-import zlib
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import IO, cast
+from typing import cast
 
-from PIL import Image
 from timm.data.transforms_factory import create_transform
-from torch import Tensor
 
 from dvt.config import CascadeConfig, ConfigError, DataConfig, Problem
+from dvt.inference.preparation import UNREADABLE, Transform, inference_transform, read_image
+
+__all__ = [
+    "MEAN",
+    "STD",
+    "UNREADABLE",
+    "Transform",
+    "eval_transform",
+    "inference_transform",
+    "read_image",
+    "served_crop_pct",
+    "train_transform",
+]
 
 # Per number of channels. Colour is ImageNet's; grey is the luma of that mean (ITU-R 601, as Pillow converts), and the
 # mean of its standard deviations.
 MEAN: dict[int, tuple[float, ...]] = {1: (0.459,), 3: (0.485, 0.456, 0.406)}
 STD: dict[int, tuple[float, ...]] = {1: (0.226,), 3: (0.229, 0.224, 0.225)}
 
-# What Pillow 11 and 12 raise for files that are truncated, damaged or no images; UnidentifiedImageError is an OSError.
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-
 # Sections are a word and a number, or `t` and the name of a set; timm 1.0.31 passes over others without a word.
 POLICY = re.compile(r"[a-z0-9]+(-([a-z]+[0-9.]+|t[a-z0-9]+))*")
-
-Transform = Callable[[Image.Image], Tensor]
-
-
-def read_image(path: str | Path | IO[bytes], in_chans: int) -> Image.Image:
-    """Decode an image file, or an open one, to grey for one channel and to colour for three.
-
-    Raises:
-        One of `UNREADABLE`: If the file is missing, truncated, damaged or not an image.
-    """
-    with Image.open(path) as file:
-        # Else Pillow warns about palettes whose transparency is in bytes.
-        image = file.convert("RGBA") if "transparency" in file.info else file
-        return image.convert("L" if in_chans == 1 else "RGB")
 
 
 def train_transform(config: DataConfig, cascade: CascadeConfig) -> Transform:
@@ -77,29 +67,6 @@ def eval_transform(config: DataConfig, cascade: CascadeConfig) -> Transform:
     """Resize the shorter side to image_size / crop_pct, crop the centre, normalise."""
     mean, std = MEAN[cascade.in_chans], STD[cascade.in_chans]
     return inference_transform(cascade.image_size, config.crop_pct, config.interpolation, mean, std)
-
-
-def inference_transform(
-    image_size: int, crop_pct: float, interpolation: str, mean: Sequence[float], std: Sequence[float]
-) -> Transform:
-    """As `eval_transform`, of what a served model says of itself.
-
-    Args:
-        image_size: Side of the model's images, in pixels.
-        crop_pct: Share of the resized side that the centre crop keeps.
-        interpolation: `bilinear` or `bicubic`.
-        mean: Per channel, of pixels from 0 to 1.
-        std: Per channel.
-    """
-    transform = create_transform(
-        image_size,
-        is_training=False,
-        interpolation=interpolation,
-        crop_pct=crop_pct,
-        mean=tuple(mean),
-        std=tuple(std),
-    )
-    return cast(Transform, transform)
 
 
 def served_crop_pct(config: DataConfig) -> float:

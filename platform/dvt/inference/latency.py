@@ -22,6 +22,7 @@ from dvt.models import Cascade
 
 LATENCY = "latency.json"  # beside the checkpoint's own files
 DEFAULT_BATCH_SIZES = (1, 8, 32, 128)
+SERVED_BATCH_SIZES = (1, 8)  # what a model is measured at as it is registered, or first asked; seconds at most
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,7 +85,7 @@ class RelationReuse(nn.Module):
 
     def _mix(self, *relations: Tensor) -> tuple[Tensor, ...]:
         maps = torch.cat(relations, dim=1)  # (B, in_maps, N_up, N_up)
-        hidden_numbers = len(maps) * self.fc1.out_channels  # of a pair of tokens
+        hidden_numbers = maps.shape[0] * self.fc1.out_channels  # of a pair of tokens
         (mixed,) = by_parts(self._mlp, [maps.flatten(2)], hidden_numbers, dim=2)  # (B, out_maps, N_up * N_up)
         parts: tuple[Tensor, ...] = mixed.unflatten(2, maps.shape[2:]).split(self.num_heads, dim=1)
         return parts
@@ -98,5 +98,5 @@ class RelationReuse(nn.Module):
 def _convolve(layer: nn.Conv2d, maps: Tensor) -> Tensor:
     """A 1x1 convolution of maps (B, C, positions), as the matrix product that it is: much faster on a CPU."""
     assert layer.bias is not None
-    weight = layer.weight.flatten(1).expand(len(maps), -1, -1)
+    weight = layer.weight.flatten(1).expand(maps.shape[0], -1, -1)
     return torch.baddbmm(layer.bias[:, None], weight, maps)

@@ -135,7 +135,9 @@ class Stage(nn.Module):
         tokens = self.tokenizer(images)
         if not self.has_class_pos_embed:
             tokens = tokens + self.pos_embed
-        prefix = [token.expand(len(images), -1, -1) for token in (self.cls_token, self.reg_token) if token is not None]
+        prefix = [
+            token.expand(images.shape[0], -1, -1) for token in (self.cls_token, self.reg_token) if token is not None
+        ]
         tokens = torch.cat((*prefix, tokens), dim=1)  # (B, N, D)
         return tokens + self.pos_embed if self.has_class_pos_embed else tokens
 

@@ -8,11 +8,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.data.imagenet_info import ImageNetInfo
 
-from dvt.config import ConfigError, DataConfig, Problem
+from dvt.config import ConfigError, Problem
 from dvt.data import DataError, open_data
-from dvt.data.transforms import MEAN, STD, Transform, inference_transform, served_crop_pct
+from dvt.data.transforms import MEAN, STD, served_crop_pct
 from dvt.exits import ThresholdTable
 from dvt.inference import LatencyProfile, read_profiles
+from dvt.inference.preparation import Preparation, Transform
 from dvt.models import Cascade
 from dvt.tracking import TrackingError, tracking_address
 from dvt.tracking.front_files import read_front_report
@@ -33,8 +34,13 @@ class OpenedModel:
     thresholds: ThresholdTable | None  # None where none were ever chosen
     default_budget_macs: float | None  # None runs all stages
     class_names: tuple[str, ...]
-    transform: Transform
+    preparation: Preparation  # of images
     profiles: tuple[LatencyProfile, ...]  # what stages take, one a device; may be empty
+
+    @property
+    def transform(self) -> Transform:
+        """From a decoded image to the cascade's input."""
+        return self.preparation.transform
 
 
 def open_model(model: str, tracking_uri: str | None, flag: str = "--model") -> OpenedModel:
@@ -65,13 +71,19 @@ def open_model(model: str, tracking_uri: str | None, flag: str = "--model") -> O
             cascade.load_state_dict(load_file(files.weights))
         except (OSError, SafetensorError, RuntimeError) as error:
             raise TrackingError(f"{files.weights} must hold the weights of {address}, got others") from error
-    size = files.cascade.image_size
     return OpenedModel(
         cascade=cascade.eval(),
         thresholds=files.thresholds,
         default_budget_macs=files.default_budget_macs,
         class_names=files.class_names,
-        transform=inference_transform(size, files.crop_pct, files.interpolation, files.mean, files.std),
+        preparation=Preparation(
+            in_chans=files.cascade.in_chans,
+            image_size=files.cascade.image_size,
+            mean=files.mean,
+            std=files.std,
+            crop_pct=files.crop_pct,
+            interpolation=files.interpolation,
+        ),
         profiles=read_version_profiles(uri, address),
     )
 
@@ -90,13 +102,16 @@ def _of_checkpoint(checkpoint: Checkpoint) -> OpenedModel:
         thresholds=_thresholds_beside(checkpoint.folder),
         default_budget_macs=None,
         class_names=class_names,
-        transform=_transform(data, config.image_size, mean, std),
+        preparation=Preparation(
+            in_chans=config.in_chans,
+            image_size=config.image_size,
+            mean=mean,
+            std=std,
+            crop_pct=served_crop_pct(data),
+            interpolation=data.interpolation,
+        ),
         profiles=read_profiles(checkpoint.folder),
     )
-
-
-def _transform(data: DataConfig, image_size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Transform:
-    return inference_transform(image_size, served_crop_pct(data), data.interpolation, mean, std)
 
 
 def _usual_names(num_classes: int) -> tuple[str, ...]:

@@ -3,8 +3,9 @@
 from dvt.tracking.address import check_tracking, resolve_tracking_uri, tracking_address
 from dvt.tracking.errors import TrackingError, without_credentials
 from dvt.tracking.git import CodeVersion, code_version
+from dvt.tracking.model_package import ModelContent
 from dvt.tracking.page import open_page, page_command, run_page
-from dvt.tracking.registry import ModelContent, ModelRecord, log_and_register_model
+from dvt.tracking.registry import ModelRecord, log_and_register_model
 from dvt.tracking.run_checkpoints import log_checkpoints
 from dvt.tracking.run_fronts import log_front
 from dvt.tracking.run_inputs import log_data, log_environment

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dvt.config import CascadeConfig, ConfigError, cascade_from_yaml
 from dvt.exits import ThresholdTable
+from dvt.models.checksums import ChecksumError, check_files
 from dvt.tracking.errors import TrackingError
 
 _FILES = "artifacts"  # where MLflow puts a model's files in its folder
@@ -33,9 +34,13 @@ def read_model_files(folder: Path) -> ModelFiles:
         folder: The model's folder, with MLflow's `MLmodel` in it.
 
     Raises:
-        TrackingError: If it holds another kind of model.
+        TrackingError: If it holds another kind of model, or a file fails its checksum.
     """
     files = folder / _FILES
+    try:
+        check_files(files)
+    except ChecksumError as error:
+        raise TrackingError(str(error)) from error
     try:
         serving = json.loads((files / "serving.json").read_text(encoding="utf-8"))
         return ModelFiles(

@@ -4,63 +4,22 @@ The order keeps a half-made model out of sight: files, metrics, then the registr
 done, so that the same call after a crash goes on where it stopped; a model is known again by the digest of its content.
 """
 
-import hashlib
-import importlib.metadata
-import json
-import os
-import shutil
 import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import mlflow.pyfunc
-import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Metric
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model, ModelSignature
-from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
-from dvt.config import CascadeConfig, Recipe, cascade_to_yaml, flatten, to_dict
-from dvt.exits import FrontReport, ThresholdTable
+from dvt.config import flatten, to_dict
 from dvt.models import macs_per_exit
 from dvt.tracking.errors import one_sentence
-from dvt.tracking.git import package_folder
+from dvt.tracking.model_package import ModelContent, content_digest, quiet_mlflow, save_package, write_files
 from dvt.tracking.runs import RunRecord
 
 CONTENT_TAG = "content.sha256"
-CORE = ("config", "models", "exits", "inference")  # the rooms that a served model needs; they ship with it
-_PROGRESS_BAR = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
-_REQUIREMENTS = ("mlflow", "numpy", "pandas", "pydantic", "pyyaml", "safetensors", "timm", "torch", "torchvision")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelContent:
-    """Everything that a registered model is made of."""
-
-    recipe: Recipe  # what it was trained with
-    weights: Path  # the safetensors file to serve, averaged weights if there are any
-    step: int  # the optimizer update that the weights are from
-    thresholds: ThresholdTable  # to leave early with, by what they cost
-    report: FrontReport | None  # what exits and budgets reached on the test images; None where nothing was measured
-    published_top1: Sequence[float] = ()  # (E,) from 0 to 1; what an imported file says of its exits, not measured here
-    class_names: Sequence[str]  # in the order of the labels
-    mean: Sequence[float]  # per channel, of images in [0, 1]
-    std: Sequence[float]  # per channel
-    crop_pct: float = 0.875  # share of the resized side that the centre crop keeps, for image files
-    interpolation: str = "bicubic"  # resampling of image files
-
-    @property
-    def default_budget_macs(self) -> float:
-        """The budget of a request that names none: the largest one reported, but no more than the last exit costs."""
-        most = float(macs_per_exit(self.recipe.cascade)[-1])
-        reported = () if self.report is None else self.report.budgets
-        return min(most, max((point.budget_macs for point in reported), default=most))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,12 +51,12 @@ def log_and_register_model(
     """
     with one_sentence("keep the model", record.tracking_uri), tempfile.TemporaryDirectory() as folder:
         client = MlflowClient(tracking_uri=record.tracking_uri)
-        files = _write_files(content, Path(folder) / "files")
-        model = _logged_model(client, record, content, digest=_digest(files))
+        files = write_files(content, Path(folder) / "files")
+        model = _logged_model(client, record, content, digest=content_digest(files))
         if model.status != LoggedModelStatus.READY:
             local = Path(folder) / "model"
-            with _quiet_mlflow():
-                _save(local, files, content, record, model)
+            with quiet_mlflow():
+                save_package(local, files, content, record, model)
                 client.log_model_artifacts(model.model_id, str(local))
         _log_metrics(client, record, content, model)
         model = client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
@@ -146,39 +105,6 @@ def model_metrics(content: ModelContent) -> dict[str, float]:
     return metrics
 
 
-def _write_files(content: ModelContent, folder: Path) -> dict[str, Path]:
-    """The model's own files, under the names that `served_model.py` reads them by; the front is there to look at."""
-    folder.mkdir()
-    serving = {
-        "class_names": list(content.class_names),
-        "mean": [float(value) for value in content.mean],
-        "std": [float(value) for value in content.std],
-        "default_budget_macs": content.default_budget_macs,
-        "crop_pct": content.crop_pct,
-        "interpolation": content.interpolation,
-    }
-    texts = {
-        "cascade.yaml": cascade_to_yaml(content.recipe.cascade),
-        "thresholds.json": json.dumps(content.thresholds.to_dict(), indent=1),
-        "serving.json": json.dumps(serving, indent=1),
-    }
-    if content.report is not None:
-        texts["front.json"] = json.dumps(content.report.to_dict(), indent=1)
-    for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
-    weights = folder / "model.safetensors"
-    shutil.copyfile(content.weights, weights)
-    return {"weights": weights} | {Path(name).stem: folder / name for name in texts}
-
-
-def _digest(files: dict[str, Path]) -> str:
-    parts = []
-    for name, path in sorted(files.items()):
-        with path.open("rb") as file:
-            parts.append(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}")
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
 def _logged_model(client: MlflowClient, record: RunRecord, content: ModelContent, digest: str) -> LoggedModel:
     """The model of this content that the run has, or a new one; linked to the run at the step."""
     found = client.search_logged_models(
@@ -203,71 +129,6 @@ def _logged_model(client: MlflowClient, record: RunRecord, content: ModelContent
     if model.model_id not in linked:
         client.log_outputs(record.run_id, [LoggedModelOutput(model.model_id, step=content.step)])
     return model
-
-
-def _save(local: Path, files: dict[str, Path], content: ModelContent, record: RunRecord, model: LoggedModel) -> None:
-    """Write the model in MLflow's format; `save_model` alone, unlike `log_model`, touches no state of MLflow's."""
-    with tempfile.TemporaryDirectory() as folder:
-        mlflow.pyfunc.save_model(
-            path=str(local),
-            python_model=str(Path(__file__).with_name("served_model.py")),
-            artifacts={name: str(path) for name, path in files.items()},
-            code_paths=[str(_copy_core(Path(folder)))],
-            pip_requirements=_requirements(),
-            signature=_signature(content),
-            mlflow_model=Model(
-                artifact_path=model.artifact_location,
-                model_uuid=model.model_id,
-                run_id=record.run_id,
-                model_id=model.model_id,
-            ),
-        )
-
-
-@contextmanager
-def _quiet_mlflow() -> Iterator[None]:
-    """No progress bar for each small file, and no call for an input example: the signature says what it would."""
-    was_set = _PROGRESS_BAR in os.environ
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning, module="mlflow")
-        os.environ.setdefault(_PROGRESS_BAR, "false")
-        try:
-            yield
-        finally:
-            if not was_set:
-                del os.environ[_PROGRESS_BAR]
-
-
-def _copy_core(folder: Path) -> Path:
-    """The core of this package alone, so that a served model cannot come to need the rest."""
-    source, target = package_folder(), folder / "dvt"
-    target.mkdir()
-    shutil.copyfile(source / "__init__.py", target / "__init__.py")
-    for room in CORE:
-        shutil.copytree(source / room, target / room, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
-    return target
-
-
-def _requirements() -> list[str]:
-    # A local label as in 2.15.0+cpu is known to no package index.
-    return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in _REQUIREMENTS]
-
-
-def _signature(content: ModelContent) -> ModelSignature:
-    config: CascadeConfig = content.recipe.cascade
-    shape = (-1, config.in_chans, config.image_size, config.image_size)
-    columns: dict[str, Any] = {
-        "label": DataType.long,
-        "class_name": DataType.string,
-        "confidence": DataType.float,
-        "exit_index": DataType.long,
-        "macs": DataType.double,
-    }
-    return ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype(np.float32), shape)]),
-        outputs=Schema([ColSpec(kind, name) for name, kind in columns.items()]),
-        params=ParamSchema([ParamSpec("budget_macs", DataType.double, content.default_budget_macs)]),
-    )
 
 
 def _log_metrics(client: MlflowClient, record: RunRecord, content: ModelContent, model: LoggedModel) -> None:

@@ -61,8 +61,24 @@ def test_a_model_from_before_crops_were_kept(store: str, registered: ModelRecord
     path = tmp_path / "old" / "artifacts" / "serving.json"
     serving = json.loads(path.read_text())
     path.write_text(json.dumps({name: serving[name] for name in serving if name not in ("crop_pct", "interpolation")}))
+    (tmp_path / "old" / "artifacts" / "checksums.json").unlink()
     files = read_model_files(tmp_path / "old")
     assert (files.crop_pct, files.interpolation) == (0.875, "bicubic")
+
+
+def test_a_file_that_fails_its_checksum_is_told(store: str, registered: ModelRecord, tmp_path: Path) -> None:
+    with model_folder(store, ModelAddress.parse(registered.model_uri)) as folder:
+        shutil.copytree(folder, tmp_path / "damaged")
+    path = tmp_path / "damaged" / "artifacts" / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1  # one bit of the last weight
+    path.write_bytes(content)
+    with pytest.raises(TrackingError) as caught:
+        read_model_files(tmp_path / "damaged")
+    assert str(caught.value) == (
+        f"{path} must have the checksum in checksums.json, got another; copy the model's folder again, or register "
+        "the model again"
+    )
 
 
 def test_another_kind_of_model_is_told(tmp_path: Path) -> None:

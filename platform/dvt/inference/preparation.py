@@ -1,0 +1,153 @@
+"""From what a person sends to what a model reads: image files decoded, resized, cropped and normalised, as evaluated.
+
+Training and evaluation decode with the same functions, and the served model ships with this module: an image gives the
+same numbers wherever it is classified.
+
+Shapes: n images, c image channels, S image side in pixels.
+"""
+
+import base64
+import binascii
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any, cast
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from timm.data.transforms_factory import create_transform
+from torch import Tensor
+
+from dvt.config import ConfigError, Problem
+
+# What Pillow 11 and 12 raise for files that are truncated, damaged or no images; UnidentifiedImageError is an OSError.
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+MOST_PIXELS = 2**26  # of an image after its shorter side was resized; a long thin one would fill memory
+
+Transform = Callable[[Image.Image], Tensor]
+
+
+def read_image(path: str | Path | IO[bytes], in_chans: int) -> Image.Image:
+    """Decode an image file, or an open one, to grey for one channel and to colour for three.
+
+    Raises:
+        One of `UNREADABLE`: If the file is missing, truncated, damaged or not an image.
+    """
+    with Image.open(path) as file:
+        # Else Pillow warns about palettes whose transparency is in bytes.
+        image = file.convert("RGBA") if "transparency" in file.info else file
+        return image.convert("L" if in_chans == 1 else "RGB")
+
+
+def why_unreadable(error: Exception) -> str:
+    """Why an image cannot be decoded, in a few words, from one of `UNREADABLE`."""
+    if isinstance(error, Image.DecompressionBombError):
+        return "it has too many pixels"
+    return "it is not an image" if isinstance(error, UnidentifiedImageError) else "it is damaged"
+
+
+def inference_transform(
+    image_size: int, crop_pct: float, interpolation: str, mean: Sequence[float], std: Sequence[float]
+) -> Transform:
+    """Resize the shorter side to image_size / crop_pct, crop the centre, normalise.
+
+    Args:
+        image_size: Side of the model's images, in pixels.
+        crop_pct: Share of the resized side that the centre crop keeps.
+        interpolation: `bilinear` or `bicubic`.
+        mean: Per channel, of pixels from 0 to 1.
+        std: Per channel.
+    """
+    transform = create_transform(
+        image_size,
+        is_training=False,
+        interpolation=interpolation,
+        crop_pct=crop_pct,
+        mean=tuple(mean),
+        std=tuple(std),
+    )
+    return cast(Transform, transform)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """How a model wants its images, of whatever kind they come."""
+
+    in_chans: int  # c; files become grey for 1 and colour for 3
+    image_size: int  # S
+    mean: tuple[float, ...]  # per channel, of pixels from 0 to 1
+    std: tuple[float, ...]  # per channel
+    crop_pct: float  # share of the resized side that the centre crop keeps
+    interpolation: str  # of resizing
+
+    def __call__(self, images: Sequence[Any], first: int = 0) -> Tensor:
+        """Prepare images, each of its own kind.
+
+        Args:
+            images: For each image the bytes of a file, their base64 text, or an array (c, height, width) of values
+                from 0 to 1. An array of side S is taken whole; others are resized and cropped as files are.
+            first: The number of the first one in its request, for messages.
+
+        Returns:
+            (n, c, S, S), normalised.
+
+        Raises:
+            ConfigError: If one of them is none of these; it names which, counted from 0.
+        """
+        return torch.stack([self._prepared(image, f"images[{first + row}]") for row, image in enumerate(images)])
+
+    @cached_property
+    def transform(self) -> Transform:
+        """From a decoded image to the model's input, (c, S, S)."""
+        return inference_transform(self.image_size, self.crop_pct, self.interpolation, self.mean, self.std)
+
+    def _prepared(self, image: Any, name: str) -> Tensor:
+        if isinstance(image, str):
+            try:
+                image = base64.b64decode("".join(image.split()), validate=True)
+            except (binascii.Error, ValueError) as error:  # the second of letters beyond ASCII
+                raise _refused(name, "base64 text of an image file", "text that is none; encode it again") from error
+        if not isinstance(image, bytes | bytearray | memoryview):
+            return self._of_array(image, name)
+        try:
+            decoded = read_image(BytesIO(image), self.in_chans)
+        except UNREADABLE as error:
+            got = f"{len(image)} bytes that cannot be read ({why_unreadable(error)}); send another or leave it out"
+            raise _refused(name, "an image file such as PNG or JPEG", got) from error
+        self._check_size(decoded.height, decoded.width, name)
+        return self.transform(decoded)
+
+    def _of_array(self, image: Any, name: str) -> Tensor:
+        wanted = f"an array of shape ({self.in_chans}, height, width)"
+        try:
+            values = np.asarray(image, dtype=np.float32)
+        except (TypeError, ValueError) as error:  # no numbers, or rows of different lengths
+            raise _refused(name, f"an image file, its base64 text or {wanted}", type(image).__name__) from error
+        if values.ndim != 3 or len(values) != self.in_chans or 0 in values.shape:
+            raise _refused(name, wanted, f"{values.shape}; send the image file to have it converted")
+        least, most = values.min(), values.max()
+        if not (least >= 0 and most <= 1):
+            rule = f"must hold values from 0 to 1, got {least:g} to {most:g}; divide bytes by 255"
+            raise ConfigError([Problem(name, rule)])
+        height, width = values.shape[1:]
+        pixels = torch.tensor(values)
+        if height == width == self.image_size:
+            mean, std = (torch.tensor(each, dtype=torch.float32)[:, None, None] for each in (self.mean, self.std))
+            return (pixels - mean) / std
+        self._check_size(height, width, name)
+        return self.transform(cast(Image.Image, pixels))  # torchvision resizes and crops tensors just so
+
+    def _check_size(self, height: int, width: int, name: str) -> None:
+        shorter, longer = sorted((height, width))
+        if (self.image_size / self.crop_pct) ** 2 * longer / shorter > MOST_PIXELS:
+            rule = f"must not be so long and thin, got {width}x{height} pixels; crop it first"
+            raise ConfigError([Problem(name, rule)])
+
+
+def _refused(name: str, wanted: str, got: str) -> ConfigError:
+    return ConfigError([Problem(name, f"must be {wanted}, got {got}")])
