@@ -62,6 +62,24 @@ def _runs(words: list[str]) -> int:
     return runs(words)
 
 
+def _register(words: list[str]) -> int:
+    from dvt.cli.register import main as register
+
+    return register(words)
+
+
+def _promote(words: list[str]) -> int:
+    from dvt.cli.promote import main as promote
+
+    return promote(words)
+
+
+def _rollback(words: list[str]) -> int:
+    from dvt.cli.rollback import main as rollback
+
+    return rollback(words)
+
+
 COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "train": ("train a cascade, choose its thresholds, record and register it", _train),
     "describe": ("tell a cascade's parts, parameters, cost and memory", _describe),
@@ -72,6 +90,9 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
         _import_checkpoint,
     ),
     "front": ("draw what a trained cascade reaches at every budget, and which images leave where", _front),
+    "register": ("make a registered model of a run or a checkpoint", _register),
+    "promote": ("let a candidate take the champion's place, if it is better or not worse and cheaper", _promote),
+    "rollback": ("move an alias back to where it stood before a promotion", _rollback),
     "predict": ("classify images within a budget, leaving early", _predict),
     "runs": ("list runs by what they reach within a budget", _runs),
     "page": ("open MLflow's page on a run", _page),

@@ -31,6 +31,7 @@ from dvt.exits import FrontReport, ThresholdTable
 from dvt.models import macs_per_exit
 from dvt.tracking.errors import one_sentence
 from dvt.tracking.git import package_folder
+from dvt.tracking.model_card import keep_card
 from dvt.tracking.runs import RunRecord
 
 CONTENT_TAG = "content.sha256"
@@ -69,8 +70,8 @@ class ModelRecord:
 
     model_id: str
     model_uri: str  # models:/NAME/VERSION, or models:/MODEL_ID of a model that is not registered
-    registered_name: str | None
-    version: str | None
+    registered_name: str | None = None
+    version: str | None = None
 
 
 def log_and_register_model(
@@ -78,8 +79,7 @@ def log_and_register_model(
 ) -> ModelRecord:
     """Log a model with its metrics, and register it last.
 
-    Calling it again with the same content finds what the first call made, complete or not. The alias moves to the
-    version unless it stands on a newer one.
+    Calling it again with the same content finds what the first call made. The alias never moves to an older version.
 
     Args:
         record: The run that made the model.
@@ -102,10 +102,10 @@ def log_and_register_model(
         _log_metrics(client, record, content, model)
         model = client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
     if registered_name is None:
-        uri = f"models:/{model.model_id}"
-        return ModelRecord(model_id=model.model_id, model_uri=uri, registered_name=None, version=None)
+        return ModelRecord(model_id=model.model_id, model_uri=f"models:/{model.model_id}")
     with one_sentence(f"register {registered_name}", record.tracking_uri):
         version = _model_version(client, record, model, registered_name)
+        keep_card(client, version, content)
         _set_alias(client, version, alias)
     return ModelRecord(
         model_id=model.model_id,
