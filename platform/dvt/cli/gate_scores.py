@@ -158,7 +158,8 @@ def _asked(
 ) -> tuple[ExitScores, NDArray[np.int64]]:
     """Scores of the test images and their labels."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with scoring_shown(console, f"test, version {version.number},", len(data.test)) as on_batch:
+    name = f"version {version.number}'s test"
+    with scoring_shown(console, name, len(data.test)) as on_batch:
         return score_with_labels(
             version.model.cascade.to(device),
             _prepared(version, data.test),

@@ -49,7 +49,7 @@ def main(words: Sequence[str]) -> int:
     grounds = read_grounds(uri, asked.name, asked.candidate, asked.to)
     console = Console()
     verdict = measured_verdict(uri, grounds, budgets, asked.margin / 100, overrides, console)
-    console.print(verdict_table(grounds, verdict, budgets))
+    print_verdict(console, grounds, verdict, budgets)
     move = settle(uri, grounds, verdict)
     print_places(console, _told(grounds, verdict, move))
     return 0 if verdict.is_passed else FAILED
@@ -142,21 +142,26 @@ def foreign_words(command: str, overrides: Sequence[str]) -> list[Problem]:
         overrides: What its options left of the line.
     """
     rule = f"must be an option of {command} or a field below --data; {command} --help tells them"
-    return [Problem(word, rule) for word in overrides if word.startswith("-") and not word.startswith("--data.")]
+    problems, is_value = [], False
+    for word in overrides:
+        is_field = word.startswith("--data.")
+        if not is_field and not (is_value and not word.startswith("--")):
+            problems.append(Problem(word, rule))
+        is_value = is_field and "=" not in word
+    return problems
 
 
-def verdict_table(grounds: Grounds, verdict: Verdict, budgets: Sequence[float]) -> Table:
-    """One row a budget."""
-    told = f"{grounds.name} version {grounds.candidate}"
+def print_verdict(console: Console, grounds: Grounds, verdict: Verdict, budgets: Sequence[float]) -> None:
+    """What was compared, and one row a budget."""
+    beside = "" if grounds.champion is None else f" beside {grounds.alias}, version {grounds.champion},"
     images = f"{verdict.num_images:,} test images ({verdict.data})"
-    if not verdict.budgets:
-        table = Table(title=f"{told} on {images}", title_justify="left")
-        for name in ("budget", "top-1", "mean MACs"):
-            table.add_column(name, justify="right")
-        for budget, point in zip(budgets, verdict.alone, strict=True):
-            table.add_row(told_macs(budget), f"{100 * point.accuracy:.2f} %", told_macs(point.macs))
-        return table
-    table = Table(title=f"{told} beside {grounds.alias}, version {grounds.champion}, on {images}", title_justify="left")
+    title = f"{grounds.name} version {grounds.candidate}{beside} on {images}"
+    console.print(title, soft_wrap=True, highlight=False, markup=False)
+    console.print(_table_beside(verdict) if verdict.budgets else _table_alone(verdict, budgets))
+
+
+def _table_beside(verdict: Verdict) -> Table:
+    table = Table()
     for name in ("budget", "champion\ntop-1", "candidate\ntop-1", "difference,\npoints", "champion\nMACs"):
         table.add_column(name, justify="right")
     table.add_column("candidate\nMACs", justify="right")
@@ -171,6 +176,15 @@ def verdict_table(grounds: Grounds, verdict: Verdict, budgets: Sequence[float]) 
             told_macs(each.candidate_macs),
             told_outcome(each, verdict.margin),
         )
+    return table
+
+
+def _table_alone(verdict: Verdict, budgets: Sequence[float]) -> Table:
+    table = Table()
+    for name in ("budget", "top-1", "mean MACs"):
+        table.add_column(name, justify="right")
+    for budget, point in zip(budgets, verdict.alone, strict=True):
+        table.add_row(told_macs(budget), f"{100 * point.accuracy:.2f} %", told_macs(point.macs))
     return table
 
 

@@ -7,12 +7,9 @@ done, so that the same call after a crash goes on where it stopped; a model is k
 import hashlib
 import importlib.metadata
 import json
-import os
 import shutil
 import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,11 +29,11 @@ from dvt.models import macs_per_exit
 from dvt.tracking.errors import one_sentence
 from dvt.tracking.git import package_folder
 from dvt.tracking.model_card import keep_card
+from dvt.tracking.quiet import quiet_mlflow
 from dvt.tracking.runs import RunRecord
 
 CONTENT_TAG = "content.sha256"
 CORE = ("config", "models", "exits", "inference")  # the rooms that a served model needs; they ship with it
-_PROGRESS_BAR = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
 _REQUIREMENTS = ("mlflow", "numpy", "pandas", "pydantic", "pyyaml", "safetensors", "timm", "torch", "torchvision")
 
 
@@ -70,8 +67,8 @@ class ModelRecord:
 
     model_id: str
     model_uri: str  # models:/NAME/VERSION, or models:/MODEL_ID of a model that is not registered
-    registered_name: str | None = None
-    version: str | None = None
+    registered_name: str | None
+    version: str | None
 
 
 def log_and_register_model(
@@ -79,7 +76,8 @@ def log_and_register_model(
 ) -> ModelRecord:
     """Log a model with its metrics, and register it last.
 
-    Calling it again with the same content finds what the first call made. The alias never moves to an older version.
+    Calling it again with the same content finds what the first call made, complete or not. The alias moves to the
+    version unless it stands on a newer one.
 
     Args:
         record: The run that made the model.
@@ -96,13 +94,14 @@ def log_and_register_model(
         model = _logged_model(client, record, content, digest=_digest(files))
         if model.status != LoggedModelStatus.READY:
             local = Path(folder) / "model"
-            with _quiet_mlflow():
+            with quiet_mlflow():
                 _save(local, files, content, record, model)
                 client.log_model_artifacts(model.model_id, str(local))
         _log_metrics(client, record, content, model)
         model = client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
     if registered_name is None:
-        return ModelRecord(model_id=model.model_id, model_uri=f"models:/{model.model_id}")
+        uri = f"models:/{model.model_id}"
+        return ModelRecord(model_id=model.model_id, model_uri=uri, registered_name=None, version=None)
     with one_sentence(f"register {registered_name}", record.tracking_uri):
         version = _model_version(client, record, model, registered_name)
         keep_card(client, version, content)
@@ -222,20 +221,6 @@ def _save(local: Path, files: dict[str, Path], content: ModelContent, record: Ru
                 model_id=model.model_id,
             ),
         )
-
-
-@contextmanager
-def _quiet_mlflow() -> Iterator[None]:
-    """No progress bar for each small file, and no call for an input example: the signature says what it would."""
-    was_set = _PROGRESS_BAR in os.environ
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning, module="mlflow")
-        os.environ.setdefault(_PROGRESS_BAR, "false")
-        try:
-            yield
-        finally:
-            if not was_set:
-                del os.environ[_PROGRESS_BAR]
 
 
 def _copy_core(folder: Path) -> Path:

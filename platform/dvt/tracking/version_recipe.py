@@ -9,6 +9,7 @@ from mlflow.exceptions import MlflowException
 
 from dvt.config import ConfigError, Recipe, load_recipe, yaml_text
 from dvt.tracking.errors import TrackingError, one_sentence
+from dvt.tracking.quiet import quiet_mlflow
 from dvt.tracking.runs import CONFIG_FILE
 
 
@@ -56,4 +57,5 @@ def _config_of(uri: str, run_id: str) -> str | None:
             return None
         if CONFIG_FILE not in names:
             return None
-        return Path(client.download_artifacts(run_id, CONFIG_FILE, scratch)).read_text(encoding="utf-8")
+        with quiet_mlflow():
+            return Path(client.download_artifacts(run_id, CONFIG_FILE, scratch)).read_text(encoding="utf-8")

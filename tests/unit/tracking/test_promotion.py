@@ -45,6 +45,14 @@ def verdict(*comparisons: BudgetComparison) -> Verdict:
     return verdict_beside(comparisons, margin=0.005, num_images=1000, data="/images/val")
 
 
+def changed(alias: str, stood: str, stands: str) -> str:
+    """What is told of an alias of NAME that no longer stands where it stood."""
+    return (
+        f"alias {alias} of NAME must stay on {stood} while the gate measures, got {stands} meanwhile; nothing was "
+        "moved, run the same command again"
+    )
+
+
 PASSED, FAILED = verdict(BETTER), verdict(BETTER, WORSE)
 
 
@@ -114,8 +122,8 @@ def test_what_passes_moves_the_alias_and_is_kept(store: str, client: MlflowClien
     assert (entry["outcome"], entry["is_moved"], entry["budgets"]) == ("passed", True, [BETTER.to_dict()])
     assert client.get_model_version(name, "2").description == (
         "# The card\n\n## Gate\n\n"
-        f"Passed on {at}, beside version 1 for alias champion, on 1,000 test images (/images/val): better within 1 of 1 "
-        "budgets, and within none worse by more than 0.5 points.\n\n"
+        f"Passed on {at}, beside version 1 for alias champion, on 1,000 test images (/images/val): better within 1 of "
+        "1 budgets, and within none worse by more than 0.5 points.\n\n"
         "| budget | champion | candidate | difference, interval | MACs | |\n|---|---|---|---|---|---|\n"
         "| 2 M | 80.00 % | 82.00 % | +2.00 (+0.50 to +3.50) | 1.8 M to 1.9 M | better |"
     )
@@ -164,23 +172,22 @@ def test_a_later_verdict_takes_the_place_of_the_one_before(store: str, client: M
     [
         (
             lambda client, name: client.set_registered_model_alias(name, "champion", "3"),
-            "alias champion of NAME must stay on version 1 while the gate measures, got version 3 meanwhile; nothing was "
-            "moved, run the same command again",
+            changed("champion", "version 1", "version 3"),
         ),
         (
             lambda client, name: client.delete_registered_model_alias(name, "champion"),
-            "alias champion of NAME must stay on version 1 while the gate measures, got no version meanwhile; nothing was "
-            "moved, run the same command again",
+            changed("champion", "version 1", "no version"),
         ),
         (
             lambda client, name: client.set_registered_model_alias(name, "candidate", "3"),
-            "alias candidate of NAME must stay on version 2 while the gate measures, got version 3 meanwhile; nothing was "
-            "moved, run the same command again",
+            changed("candidate", "version 2", "version 3"),
         ),
         (
             lambda client, name: client.delete_model_version(name, "2"),
-            "version 2 of NAME must stay there while the gate measures, got a deleted one meanwhile; nothing was moved, "
-            "choose another candidate",
+            (
+                "version 2 of NAME must stay there while the gate measures, got a deleted one meanwhile; nothing was "
+                "moved, choose another candidate"
+            ),
         ),
     ],
 )
@@ -212,8 +219,8 @@ def test_what_takes_no_turns_is_noticed_after_the_move(
     with pytest.raises(RegistryChangedError) as caught:
         settle(store, read_grounds(store, name, "2", "champion"), PASSED)
     assert str(caught.value) == (
-        f"alias champion of {name} must stand on version 2 after its move, got version 3; something that takes no turns "
-        "moved it at the same moment, see that it stands where it should"
+        f"alias champion of {name} must stand on version 2 after its move, got version 3; something that takes no "
+        "turns moved it at the same moment, see that it stands where it should"
     )
 
 
@@ -309,11 +316,7 @@ def test_of_many_gates_on_the_same_grounds_one_moves_the_alias(store: str, clien
         for racer in racers:
             racer.kill()
             racer.wait()
-    changed = (
-        f"alias champion of {name} must stay on version 1 while the gate measures, got version 2 meanwhile; nothing was "
-        "moved, run the same command again"
-    )
-    assert sorted(told) == ["2"] + [changed] * 7
+    assert sorted(told) == ["2"] + [changed("champion", "version 1", "version 2").replace("NAME", name)] * 7
     assert champion(client, name) == "2"
     entries = history(client, name, "2")
     assert sorted(entry["turn"] for entry in entries) == list(range(1, 9))  # no verdict was lost

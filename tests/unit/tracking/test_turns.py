@@ -91,8 +91,8 @@ def test_a_write_that_would_come_late_is_not_begun(
         with pytest.raises(TrackingError) as caught:
             turn.check()
     assert str(caught.value) == (
-        "the registry must take what the gate writes within -1 s, got 0 s so far; nothing more was written, run the same "
-        "command again"
+        "the registry must take what the gate writes within -1 s, got 0 s so far; nothing more was written, run the "
+        "same command again"
     )
 
 
