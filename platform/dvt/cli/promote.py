@@ -21,10 +21,10 @@ from dvt.tracking.verdict import Verdict, told_outcome, told_points
 
 CANDIDATE, CHAMPION = "candidate", "champion"
 DEFAULT_MARGIN = 0.5  # points of accuracy
-_RULE = f"""
+_RULE = f"""\
 The rule. Both are measured on the same test images within the same budgets, each by its own thresholds. At each budget
-the difference of accuracy gets a {100 * LEVEL:g} % interval by a paired bootstrap over the images; with several
-budgets the intervals are wider, so that all of them hold together. The candidate is promoted if
+the difference of accuracy gets a {100 * LEVEL:g} % interval by a paired bootstrap over the images; with several budgets
+the intervals are wider, so that all of them hold together. The candidate is promoted if
   1. at every budget it keeps to it: its mean cost on the test images is at most {100 * OVER_BUDGET:g} % over the
      budget, or at most the champion's;
   2. at every budget it is not worse: the interval's lower end is at most --margin points below 0;

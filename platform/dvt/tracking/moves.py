@@ -14,8 +14,10 @@ from mlflow.exceptions import MlflowException
 from dvt.tracking.errors import TrackingError, one_sentence
 from dvt.tracking.lookup import find_registered
 from dvt.tracking.turns import Turn, turn_at
+from dvt.tracking.verdict import Entry, keep_history, now
 
 BEFORE = "gate.before."
+ROLLED_BACK = "rolled back"
 MAX_REMEMBERED = 500  # versions; a tag of a registered model holds 5,000 characters
 
 
@@ -69,7 +71,7 @@ def roll_back(uri: str, name: str, alias: str) -> Move:
         alias: The alias.
 
     Returns:
-        What was done.
+        What was done; the history of the version that lost the alias keeps it too.
 
     Raises:
         RegistryChangedError: If the alias was moved while this waited for its turn.
@@ -93,6 +95,10 @@ def roll_back(uri: str, name: str, alias: str) -> Move:
             move = Move(name, alias, asked, target, passed_over)
             _set(client, turn, move)
             _keep_before(client, turn, move, rest)
+            entry = Entry(
+                turn=turn.number, alias=alias, champion=target, candidate=asked, outcome=ROLLED_BACK, at=now()
+            )
+            keep_history(client, name, entry, None)
     return move
 
 

@@ -119,12 +119,14 @@ class Entry:
     alias: str  # that the gate guards
     champion: str | None  # version it stood on; None where it stood on none
     candidate: str  # version
-    outcome: str  # `passed`, `failed`, or what kept it from counting
+    outcome: str  # `passed`, `failed`, or what else became of it
     is_moved: bool = False  # whether the alias moved
     at: str = ""  # when, ISO 8601 in UTC
 
-    def to_json(self, verdict: Verdict) -> str:
-        """The entry with all numbers of the verdict, as a line of JSON."""
+    def to_json(self, verdict: Verdict | None) -> str:
+        """The entry with all numbers of the verdict, if there is one, as a line of JSON."""
+        if verdict is None:
+            return json.dumps(asdict(self))
         whole = asdict(self) | {
             "reason": verdict.reason,
             "margin": verdict.margin,
@@ -140,8 +142,8 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def keep_history(client: MlflowClient, name: str, entry: Entry, verdict: Verdict) -> None:
-    """Keep a verdict in the candidate's history, whatever becomes of it."""
+def keep_history(client: MlflowClient, name: str, entry: Entry, verdict: Verdict | None) -> None:
+    """Keep an entry in the candidate's history, whatever becomes of it."""
     client.set_model_version_tag(name, entry.candidate, f"{HISTORY}{entry.turn:06d}", entry.to_json(verdict))
 
 

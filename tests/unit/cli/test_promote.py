@@ -222,8 +222,8 @@ def test_a_registry_that_changed_under_the_gate(
             FAILED,
             [
                 (
-                    "candidate and champion of dvt-tiny must be two versions, got version 1 for both; there is nothing to "
-                    "promote"
+                    "candidate and champion of dvt-tiny must be two versions, got version 1 for both; there is "
+                    "nothing to promote"
                 )
             ],
         ),

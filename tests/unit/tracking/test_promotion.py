@@ -231,6 +231,7 @@ def test_going_back_as_far_as_history_goes(store: str, client: MlflowClient, nam
     assert roll_back(store, name, "champion") == Move(name, "champion", "2", "1")
     with pytest.raises(TrackingError, match=r"must have stood on another version before version 1, got none"):
         roll_back(store, name, "champion")
+    assert [entry["outcome"] for entry in history(client, name, "3")] == ["passed", "rolled back"]
     promote(store, name, "3")  # what was gone back from is no part of what stood before
     assert roll_back(store, name, "champion") == Move(name, "champion", "3", "1")
     assert champion(client, name) == "1"
