@@ -150,8 +150,8 @@ def test_scenes_of_two_sizes_are_not_the_same_images(
             ["nothing"],
             [
                 (
-                    "RUN_OR_CHECKPOINT must be a run's id or folder, or a checkpoint folder, got 'nothing', which is none "
-                    "of them"
+                    "RUN_OR_CHECKPOINT must be a run's id or folder, or a checkpoint folder, got 'nothing', which is "
+                    "none of them"
                 )
             ],
         ),

@@ -3,13 +3,10 @@
 import itertools
 import json
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
@@ -22,21 +19,9 @@ from dvt.tracking.moves import Move, RegistryChangedError, roll_back
 from dvt.tracking.promotion import Grounds, read_grounds, settle
 from dvt.tracking.turns import turn_at
 from dvt.tracking.verdict import Verdict, verdict_alone, verdict_beside
+from tests.unit.tracking.gate_race import BETTER, NUM_GATES, race
 from tests.unit.tracking.tiny import tiny_recipe
 
-BETTER = BudgetComparison(
-    budget_macs=2e6,
-    candidate_top1=0.82,
-    champion_top1=0.80,
-    difference=0.02,
-    low=0.005,
-    high=0.035,
-    candidate_macs=1.9e6,
-    champion_macs=1.8e6,
-    macs_high=0.2e6,
-    candidate_alone=30,
-    champion_alone=10,
-)
 WORSE = replace(BETTER, budget_macs=4e6, difference=-0.02, low=-0.035, high=-0.005)
 ALONE = FrontPoint(macs=1.9e6, accuracy=0.82, thresholds=(0.5, -float("inf")), exit_shares=(0.5, 0.5))
 
@@ -276,52 +261,14 @@ def test_an_alias_that_was_moved_while_a_rollback_waited(store: str, client: Mlf
     assert champion(client, name) == "3"
 
 
-RACE = """
-import sys
-from concurrent.futures import ThreadPoolExecutor
-from dvt.tracking.moves import RegistryChangedError
-from dvt.tracking.promotion import read_grounds, settle
-from tests.unit.tracking.test_promotion import PASSED
-
-store, name = sys.argv[1:]
-grounds = read_grounds(store, name, "candidate", "champion")
-print("ready", flush=True)
-sys.stdin.readline()
-
-def gate(_):
-    try:
-        return str(settle(store, grounds, PASSED).target)
-    except RegistryChangedError as error:
-        return str(error)
-
-with ThreadPoolExecutor(4) as pool:
-    for told in pool.map(gate, range(4)):
-        print(told, flush=True)
-"""
-
-
 def test_of_many_gates_on_the_same_grounds_one_moves_the_alias(store: str, client: MlflowClient, name: str) -> None:
-    command = [sys.executable, "-c", RACE, store, name]
-    root = Path(__file__).parents[3]
-    racers = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root) for _ in range(2)
-    ]
-    try:
-        assert [racer.stdout.readline() for racer in racers if racer.stdout] == ["ready\n"] * 2
-        for racer in racers:
-            assert racer.stdin is not None
-            racer.stdin.write("go\n")
-            racer.stdin.flush()
-        told = [line for racer in racers for line in racer.communicate(timeout=120)[0].splitlines()]
-    finally:
-        for racer in racers:
-            racer.kill()
-            racer.wait()
-    assert sorted(told) == ["2"] + [changed("champion", "version 1", "version 2").replace("NAME", name)] * 7
+    told = race(store, name)
+    too_late = changed("champion", "version 1", "version 2").replace("NAME", name)
+    assert sorted(told) == ["2"] + [too_late] * (NUM_GATES - 1)
     assert champion(client, name) == "2"
     entries = history(client, name, "2")
-    assert sorted(entry["turn"] for entry in entries) == list(range(1, 9))  # no verdict was lost
-    assert [entry["outcome"] for entry in entries] == ["passed"] + ["registry changed"] * 7
+    assert sorted(entry["turn"] for entry in entries) == list(range(1, NUM_GATES + 1))  # no verdict was lost
+    assert [entry["outcome"] for entry in entries] == ["passed"] + ["registry changed"] * (NUM_GATES - 1)
     assert tags(client, name, "2")["gate.turn"] == "1"
     assert roll_back(store, name, "champion") == Move(name, "champion", "2", "1")
 
