@@ -76,8 +76,8 @@ def turn_at(client: MlflowClient, model: RegisteredModel) -> Iterator[Turn]:
         began = time.monotonic()
         newest, ended = _state(client, run_id, model.name)
         if newest != watched:
-            watched, since = newest, began
-        if newest > ended and began - since < PATIENCE_S:
+            watched, since = newest, time.monotonic()
+        if newest > ended and time.monotonic() - since < PATIENCE_S:
             time.sleep(_POLL_S)
         elif _is_taken(client, run_id, newest + 1, owner):
             break

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from dvt.config import DataConfig, Recipe
 from dvt.data.transforms import inference_transform, read_image
@@ -21,6 +22,7 @@ from tests.unit.tracking.tiny import CASCADE, CLASS_NAMES, MEAN, STD, Tiny, make
 
 MACS = tuple(map(float, macs_per_exit(CASCADE)))
 MIDDLE = sum(MACS) / 2  # a budget
+TRANSFORM = inference_transform(16, 0.875, "bicubic", (MEAN,), (STD,))
 FAIR = 0.85  # share of the test images that are in the class which the model of seed 0 says
 
 
@@ -31,16 +33,23 @@ class Gate:
     uri: str
     root: Path  # of the images
     num_images: int
+    share: float  # of them that the model of seed 0 is right about, at either exit
     tinies: dict[int, Tiny]  # by seed
 
 
 def make_gate(folder: Path, seeds: tuple[int, ...] = (0, 1)) -> Gate:
     tinies = {seed: make_tiny(folder, seed=seed) for seed in seeds}
     root = folder / "images"
-    num_images = _write_images(root, tinies[0])
+    num_images, num_right = _write_images(root, tinies[0])
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     check_tracking(uri)
-    return Gate(uri, root, num_images, tinies)
+    return Gate(uri, root, num_images, num_right / num_images, tinies)
+
+
+def images_of(gate: Gate) -> Tensor:
+    """The test images as the models take them, in the data set's order."""
+    files = [file for name in CLASS_NAMES for file in sorted((gate.root / "val" / name).iterdir())]
+    return torch.stack([TRANSFORM(read_image(file, 1)) for file in files])
 
 
 def gate_recipe(root: Path, **changes: object) -> Recipe:
@@ -62,11 +71,10 @@ def register(gate: Gate, name: str, seed: int, thresholds: ThresholdTable, **cha
     return str(log_and_register_model(record, content, registered_name=name).version)
 
 
-def _write_images(root: Path, judge: Tiny, num_images: int = 1000) -> int:
-    """Image files in val, and a few in train; the number of those in val."""
-    transform = inference_transform(16, 0.875, "bicubic", (MEAN,), (STD,))
+def _write_images(root: Path, judge: Tiny, num_images: int = 1000) -> tuple[int, int]:
+    """Image files in val, and a few in train; how many are in val, and how many of those the judge is right about."""
     generator = np.random.default_rng(0)
-    kept = 0
+    kept = right = 0
     for name in CLASS_NAMES:
         for part in ("train", "val"):
             (root / part / name).mkdir(parents=True)
@@ -75,14 +83,15 @@ def _write_images(root: Path, judge: Tiny, num_images: int = 1000) -> int:
     for index in range(num_images):
         file = _save(root / f"{index}.png", generator)
         with torch.inference_mode():
-            first, last = judge.cascade(transform(read_image(file, 1))[None]).argmax(-1)[:, 0].tolist()
+            first, last = judge.cascade(TRANSFORM(read_image(file, 1))[None]).argmax(-1)[:, 0].tolist()
         if first != last:
             file.unlink()
             continue
-        label = last if generator.random() < FAIR else (last + 1) % len(CLASS_NAMES)
+        is_right = generator.random() < FAIR
+        label = last if is_right else (last + 1) % len(CLASS_NAMES)
         file.rename(root / "val" / CLASS_NAMES[label] / f"{index:04d}.png")
-        kept += 1
-    return kept
+        kept, right = kept + 1, right + is_right
+    return kept, right
 
 
 def _save(path: Path, generator: np.random.Generator) -> Path:

@@ -1,19 +1,23 @@
 """`dvt promote` and `dvt rollback` on real images and a real registry: who is promoted, what is told and kept."""
 
 import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from mlflow import MlflowClient
 
 from dvt.cli.failure import FAILED, TYPED_WRONG
 from dvt.cli.main import main
+from dvt.exits import Confidence, ThresholdTable
+from dvt.exits.threshold_table import ThresholdRow
 from dvt.models.told_amounts import told_macs
 from dvt.tracking import log_and_register_model, open_run
 from dvt.tracking.promotion import settle
-from tests.unit.cli.gate_models import MACS, MIDDLE, Gate, gate_recipe, leaving_at, make_gate, register
+from tests.unit.cli.gate_models import MACS, MIDDLE, Gate, gate_recipe, images_of, leaving_at, make_gate, register
 
 ALWAYS = f"{MACS[1]:.0f}"  # the largest budget there can be
 
@@ -73,7 +77,7 @@ def test_from_the_first_champion_to_a_better_to_a_cheaper_one_and_back(
     assert "alias champion  from version 1 to version 2\n" in out
     assert "kept in         tags gate.* and description of dvt-tiny version 2\n" in out
     told = json.loads(client.get_model_version("dvt-tiny", "2").tags["gate.budget_1"])
-    assert told["candidate_top1"] == pytest.approx(0.85, abs=0.08)  # as the images were sorted
+    assert told["candidate_top1"] == pytest.approx(gate.share)  # prepared as where it serves, or it would differ
     assert told["champion_top1"] < 0.4
     assert (told["candidate_macs"], told["champion_macs"]) == (MACS[1], MACS[1])
 
@@ -119,6 +123,22 @@ def test_every_budget_has_a_say(gate: Gate, client: MlflowClient, capsys: pytest
         f"failed: within {told_macs(MIDDLE)} it costs {told_macs(MACS[1])} on the test images, more than 5 % over the "
         "budget and more than the champion\n"
     ) in out
+
+
+def test_each_leaves_by_its_own_thresholds_of_its_own_confidence(gate: Gate, client: MlflowClient) -> None:
+    margin = Confidence("margin")
+    with torch.inference_mode():
+        first = gate.tinies[0].cascade(images_of(gate))[0]
+    thresholds = (float(margin(first, 0).median()), -math.inf)
+    table = ThresholdTable((ThresholdRow(MACS[0], thresholds, (0.5, 0.5)),), margin)
+    register(gate, "dvt-own", 0, leaving_at(1))
+    client.set_registered_model_alias("dvt-own", "champion", "1")
+    register(gate, "dvt-own", 0, table)
+    assert promote(gate, name="dvt-own") == 0
+    told = json.loads(client.get_model_version("dvt-own", "2").tags["gate.budget_1"])
+    left = int((margin(first, 0) >= thresholds[0]).sum())
+    expected = (left * MACS[0] + (gate.num_images - left) * MACS[1]) / gate.num_images
+    assert (told["candidate_macs"], told["champion_macs"]) == (pytest.approx(expected), MACS[1])
 
 
 def test_images_that_are_elsewhere(gate: Gate, client: MlflowClient, capsys: pytest.CaptureFixture[str]) -> None:
