@@ -7,9 +7,12 @@ done, so that the same call after a crash goes on where it stopped; a model is k
 import hashlib
 import importlib.metadata
 import json
+import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,11 +32,11 @@ from dvt.models import macs_per_exit
 from dvt.tracking.errors import one_sentence
 from dvt.tracking.git import package_folder
 from dvt.tracking.model_card import keep_card
-from dvt.tracking.quiet import quiet_mlflow
 from dvt.tracking.runs import RunRecord
 
 CONTENT_TAG = "content.sha256"
 CORE = ("config", "models", "exits", "inference")  # the rooms that a served model needs; they ship with it
+_PROGRESS_BAR = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
 _REQUIREMENTS = ("mlflow", "numpy", "pandas", "pydantic", "pyyaml", "safetensors", "timm", "torch", "torchvision")
 
 
@@ -74,10 +77,9 @@ class ModelRecord:
 def log_and_register_model(
     record: RunRecord, content: ModelContent, *, registered_name: str | None, alias: str = "candidate"
 ) -> ModelRecord:
-    """Log a model with its metrics, and register it last.
+    """Log a model with its metrics, and register it last, described by its card.
 
-    Calling it again with the same content finds what the first call made, complete or not. The alias moves to the
-    version unless it stands on a newer one.
+    Calling it again finds what the first call made, complete or not. The alias stays on a newer version.
 
     Args:
         record: The run that made the model.
@@ -94,7 +96,7 @@ def log_and_register_model(
         model = _logged_model(client, record, content, digest=_digest(files))
         if model.status != LoggedModelStatus.READY:
             local = Path(folder) / "model"
-            with quiet_mlflow():
+            with _quiet_mlflow():
                 _save(local, files, content, record, model)
                 client.log_model_artifacts(model.model_id, str(local))
         _log_metrics(client, record, content, model)
@@ -124,8 +126,7 @@ def model_metrics(content: ModelContent) -> dict[str, float]:
     """
     costs = macs_per_exit(content.recipe.cascade)
     metrics = {f"exit_{number}/macs": float(macs) for number, macs in enumerate(costs, start=1)}
-    for number, top1 in enumerate(content.published_top1, start=1):
-        metrics[f"published/exit_{number}/top1"] = top1
+    metrics |= {f"published/exit_{exit}/top1": top1 for exit, top1 in enumerate(content.published_top1, start=1)}
     report = content.report
     if report is None:
         return metrics
@@ -221,6 +222,20 @@ def _save(local: Path, files: dict[str, Path], content: ModelContent, record: Ru
                 model_id=model.model_id,
             ),
         )
+
+
+@contextmanager
+def _quiet_mlflow() -> Iterator[None]:
+    """No progress bar for each small file, and no call for an input example: the signature says what it would."""
+    was_set = _PROGRESS_BAR in os.environ
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="mlflow")
+        os.environ.setdefault(_PROGRESS_BAR, "false")
+        try:
+            yield
+        finally:
+            if not was_set:
+                del os.environ[_PROGRESS_BAR]
 
 
 def _copy_core(folder: Path) -> Path:

@@ -9,7 +9,7 @@ from mlflow.exceptions import MlflowException
 
 from dvt.config import ConfigError, Recipe, load_recipe, yaml_text
 from dvt.tracking.errors import TrackingError, one_sentence
-from dvt.tracking.quiet import quiet_mlflow
+from dvt.tracking.lookup import no_progress_bars
 from dvt.tracking.runs import CONFIG_FILE
 
 
@@ -57,5 +57,5 @@ def _config_of(uri: str, run_id: str) -> str | None:
             return None
         if CONFIG_FILE not in names:
             return None
-        with quiet_mlflow():
+        with no_progress_bars():
             return Path(client.download_artifacts(run_id, CONFIG_FILE, scratch)).read_text(encoding="utf-8")
