@@ -16,7 +16,7 @@ from dvt.models.told_amounts import told_macs
 from dvt.tracking.errors import without_credentials
 
 if TYPE_CHECKING:  # it sets the card as it registers a model
-    from dvt.tracking.registry import ModelContent
+    from dvt.tracking import ModelContent
 
 LONGEST = 5000  # characters of a description in MLflow 3.17's database
 GATE_HEADING = "\n\n## Gate\n\n"  # before the gate's section, which is the last
