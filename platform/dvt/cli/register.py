@@ -13,7 +13,7 @@ from rich.console import Console
 from dvt.cli.checkpoint_content import checkpoint_content
 from dvt.cli.front_target import FRONT, open_target
 from dvt.cli.gate_scores import open_images
-from dvt.cli.promote import CANDIDATE, check_alias, foreign_words
+from dvt.cli.promote import CANDIDATE, CHAMPION, check_alias, foreign_words
 from dvt.cli.summary import print_places
 from dvt.config import ConfigError, Problem, load_recipe, to_dict
 from dvt.exits import FrontReport, ThresholdTable
@@ -95,6 +95,9 @@ def _parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def _check(asked: argparse.Namespace, overrides: Sequence[str]) -> None:
     problems = check_alias("--alias", asked.alias) + foreign_words("dvt register", overrides)
+    if asked.alias == CHAMPION:
+        rule = f"must not be {CHAMPION}, which dvt promote gives; leave it out and promote the version"
+        problems.append(Problem("--alias", rule))
     if asked.name is not None and (not asked.name or set(asked.name) & set("/:.%\"'")):
         problems.append(Problem("--name", f"must be a model's name without / : . % and quotes, got {asked.name!r}"))
     if problems:

@@ -84,9 +84,11 @@ def test_a_newer_version_keeps_the_alias(
     assert main(command) == 0
     client.create_model_version("dvt-newer", source="/nowhere", run_id=trained.record.run_id)
     client.set_registered_model_alias("dvt-newer", "candidate", "2")
+    client.update_model_version("dvt-newer", "1", "what a person wrote")
     capsys.readouterr()
     assert main(command) == 0
     assert "model       dvt-newer version 1, alias candidate stays on version 2\n" in capsys.readouterr().out
+    assert client.get_model_version("dvt-newer", "1").description == "what a person wrote"
 
 
 def test_a_checkpoint_on_its_own_comes_with_a_front_that_was_measured(
@@ -165,6 +167,10 @@ def test_scenes_of_two_sizes_are_not_the_same_images(
                 ),
                 "--name must be a model's name without / : . % and quotes, got 'a/b'",
             ],
+        ),
+        (
+            ["nothing", "--alias", "champion"],
+            ["--alias must not be champion, which dvt promote gives; leave it out and promote the version"],
         ),
         (
             ["nothing", "--front", "none.json"],
