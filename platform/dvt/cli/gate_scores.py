@@ -27,6 +27,8 @@ from dvt.tracking.verdict import Verdict, verdict_alone, verdict_beside
 from dvt.tracking.version_recipe import recipe_of_version
 from dvt.train.evaluate import score_with_labels
 
+_DIGEST = 12  # characters of the test images' fingerprint that a verdict tells
+
 
 @dataclass(frozen=True)
 class _Version:
@@ -75,7 +77,7 @@ def measured_verdict(
         Contestant(scores, version.macs, version.thresholds)
         for (scores, _), version in zip(asked, versions, strict=True)
     ]
-    num_images, told = len(data.test), _told(recipe.data)
+    num_images, told = len(data.test), f"{_told(recipe.data)}, digest {data.test.fingerprint()[:_DIGEST]}"
     if grounds.champion is None:
         (alone,) = contestants
         points = [measure_point(alone.scores, alone.macs, thresholds) for thresholds in alone.thresholds]

@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 
 from dvt.cli.failure import FAILED, TYPED_WRONG
 from dvt.cli.main import main
+from dvt.data import open_data
 from dvt.exits import Confidence, ThresholdTable
 from dvt.exits.threshold_table import ThresholdRow
 from dvt.models.told_amounts import told_macs
@@ -47,6 +48,12 @@ def promote(gate: Gate, *words: str, name: str = "dvt-tiny", budget: str = ALWAY
     return main(["promote", name, "--budget-macs", budget, "--tracking-uri", gate.uri, *words])
 
 
+def digest_of(root: Path) -> str:
+    """Of the test images' names and labels."""
+    recipe = gate_recipe(root)
+    return open_data(recipe.data, recipe.cascade).test.fingerprint()[:12]
+
+
 def set_champion(client: MlflowClient, version: str | None) -> None:
     if version is None:
         client.delete_registered_model_alias("dvt-tiny", "champion")
@@ -69,7 +76,8 @@ def test_from_the_first_champion_to_a_better_to_a_cheaper_one_and_back(
 
     assert promote(gate, "--candidate", "2") == 0
     out = capsys.readouterr().out
-    assert f"dvt-tiny version 2 beside champion, version 1, on {gate.num_images} test images ({gate.root}/val)" in out
+    images = f"{gate.num_images} test images ({gate.root}/val, digest {digest_of(gate.root)})"
+    assert f"dvt-tiny version 2 beside champion, version 1, on {images}\n" in out
     assert "│ better " in out
     assert (
         "verdict         passed: better within 1 of 1 budgets, and within none worse by more than 0.5 points\n" in out
@@ -152,7 +160,7 @@ def test_images_that_are_elsewhere(gate: Gate, client: MlflowClient, capsys: pyt
         )
         assert champion(client) == "1"
         assert promote(gate, "--candidate", "2", "--data.root", str(elsewhere)) == 0
-        assert f"test images ({elsewhere}/val)" in capsys.readouterr().out
+        assert f"test images ({elsewhere}/val, digest {digest_of(elsewhere)})\n" in capsys.readouterr().out
     finally:
         elsewhere.rename(gate.root)
 
