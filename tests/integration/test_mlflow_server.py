@@ -19,11 +19,13 @@ from PIL import Image
 
 from dvt.cli.main import main
 from dvt.tracking import TrackingError, check_tracking
+from dvt.tracking.moves import roll_back
 from tests.integration.cluster import RayCluster, submitted
 from tests.integration.mlflow_server import ADMIN, TeamServer, as_user
 from tests.integration.postgres_server import running_postgres
 from tests.integration.s3_server import REGION, S3Server
 from tests.integration.test_train_job import TINY, tiny
+from tests.unit.tracking.gate_race import NUM_GATES, race
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -129,6 +131,25 @@ def test_a_job_trains_registers_and_is_read_back_by_its_user_alone(
     )
     secrets = (ANN[1], BOB[1], server.password, server.secret_key, server.postgres.password, server.s3.secret_key)
     assert not [secret for secret in secrets if secret in server.log.read_text()]
+
+
+def test_gates_that_race_move_an_alias_once(server: TeamServer, user: Any) -> None:
+    """As with a SQLite file in tests/unit/tracking/test_promotion.py, but through HTTP, users and PostgreSQL."""
+    user(ADMIN, server.password)
+    client = MlflowClient(tracking_uri=server.uri)
+    run = client.create_run("0")
+    client.create_registered_model("raced")
+    for alias in ("champion", "candidate"):
+        version = client.create_model_version("raced", run.info.artifact_uri, run.info.run_id)
+        client.set_registered_model_alias("raced", alias, version.version)
+    too_late = (
+        "alias champion of raced must stay on version 1 while the gate measures, got version 2 meanwhile; nothing was "
+        "moved, run the same command again"
+    )
+    assert sorted(race(server.uri, "raced")) == ["2"] + [too_late] * (NUM_GATES - 1)
+    tags = client.get_model_version("raced", "2").tags
+    assert len([key for key in tags if key.startswith("gate.history.")]) == NUM_GATES
+    assert roll_back(server.uri, "raced", "champion").target == "1"
 
 
 def _make_user(server: TeamServer, name: str, password: str) -> None:

@@ -6,8 +6,7 @@ Images are scored on this machine, without a cluster; the thresholds are chosen 
 import argparse
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dvt.cli.amounts import read_macs
 from dvt.cli.front_examples import draw_examples, sheet_budget
 from dvt.cli.front_target import FRONT, Target, open_target
 from dvt.cli.measured import measured_report
+from dvt.cli.scoring_shown import scoring_shown
 from dvt.cli.summary import print_places, print_report
 from dvt.config import ConfigError, Problem
 from dvt.data import DataSets, open_data
@@ -110,14 +109,14 @@ def _measure(target: Target, console: Console) -> _Measured:
     labels: list[NDArray[np.int64]] = []
 
     def score_test(confidence: Confidence) -> ExitScores:
-        with _shown(console, "test", len(data.test)) as on_batch:
+        with scoring_shown(console, "test", len(data.test)) as on_batch:
             scores, of_images = score_with_labels(
                 model, data.test, recipe.data, device, confidence=confidence, on_batch=on_batch
             )
         labels.append(of_images)
         return scores
 
-    with _shown(console, "calibration", len(data.calibration)) as on_batch:
+    with scoring_shown(console, "calibration", len(data.calibration)) as on_batch:
         calibration = predict_images(model, data.calibration, recipe.data, device, on_batch=on_batch)
     budgets = checked_budgets(macs_per_exit(recipe.cascade), recipe.exits.budgets_macs)
     earlier = target.earlier_report()
@@ -127,20 +126,6 @@ def _measure(target: Target, console: Console) -> _Measured:
     if profile is None:  # a quick one, for this picture alone
         profile = measure_latency(model, batch_sizes=(32,), repeats=3)
     return _Measured(data, report, test, labels[0], profile.seconds_per_exit())
-
-
-@contextmanager
-def _shown(console: Console, name: str, num_images: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, a line in a log; gives what to tell the number of images of each batch."""
-    title = f"scoring {num_images:,} {name} images"
-    if not console.is_terminal:
-        console.print(title, highlight=False)
-        yield lambda count: None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(title, total=num_images)
-        yield lambda count: progress.advance(task, count)
 
 
 def _write(local: Path, measured: _Measured, budget_macs: float | None) -> None:

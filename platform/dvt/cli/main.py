@@ -1,94 +1,34 @@
 """The `dvt` command: names what it can do and hands the rest of the line on."""
 
 import argparse
+import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from dvt import __version__
 from dvt.cli.failure import exit_code_of
 
-
-def _train(words: list[str]) -> int:
-    from dvt.cli.train import main as train  # Ray, torch and MLflow take seconds to import; help must not
-
-    return train(words)
-
-
-def _page(words: list[str]) -> int:
-    from dvt.cli.page import main as page
-
-    return page(words)
-
-
-def _import_checkpoint(words: list[str]) -> int:
-    from dvt.cli.import_checkpoint import main as import_checkpoint
-
-    return import_checkpoint(words)
-
-
-def _describe(words: list[str]) -> int:
-    from dvt.cli.describe import main as describe
-
-    return describe(words)
-
-
-def _profile(words: list[str]) -> int:
-    from dvt.cli.profile import main as profile
-
-    return profile(words)
-
-
-def _search(words: list[str]) -> int:
-    from dvt.cli.search import main as search
-
-    return search(words)
-
-
-def _front(words: list[str]) -> int:
-    from dvt.cli.front import main as front
-
-    return front(words)
-
-
-def _predict(words: list[str]) -> int:
-    from dvt.cli.predict import main as predict
-
-    return predict(words)
-
-
-def _runs(words: list[str]) -> int:
-    from dvt.cli.runs import main as runs
-
-    return runs(words)
-
-
-def _export(words: list[str]) -> int:
-    from dvt.cli.export import main as export
-
-    return export(words)
-
-
-COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
-    "train": ("train a cascade, choose its thresholds, record and register it", _train),
-    "describe": ("tell a cascade's parts, parameters, cost and memory", _describe),
-    "profile": ("measure what each stage takes on this device, for budgets in milliseconds", _profile),
-    "search": ("search architectures over a cluster; tell what a space holds and what was found", _search),
-    "import-checkpoint": (
-        "make a checkpoint and a registered model of the paper's published weights",
-        _import_checkpoint,
-    ),
-    "front": ("draw what a trained cascade reaches at every budget, and which images leave where", _front),
-    "predict": ("classify images within a budget, leaving early", _predict),
-    "runs": ("list runs by what they reach within a budget", _runs),
-    "export": ("write a model as torch.export programs and ONNX, with a reader that leaves early", _export),
-    "page": ("open MLflow's page on a run", _page),
+COMMANDS = {  # each is a module of `dvt.cli`
+    "train": "train a cascade, choose its thresholds, record and register it",
+    "search": "search architectures over a cluster; tell what a space holds and what was found",
+    "describe": "tell a cascade's parts, parameters, cost and memory",
+    "profile": "measure what each stage takes on this device, for budgets in milliseconds",
+    "front": "draw what a trained cascade reaches at every budget, and which images leave where",
+    "runs": "list runs by what they reach within a budget",
+    "register": "make a registered model of a run or a checkpoint",
+    "promote": "let a candidate take the champion's place, if it is better or not worse and cheaper",
+    "rollback": "move an alias back to where it stood before a promotion",
+    "predict": "classify images within a budget, leaving early",
+    "export": "write a model as torch.export programs and ONNX, with a reader that leaves early",
+    "import-checkpoint": "make a checkpoint and a registered model of the paper's published weights",
+    "page": "open MLflow's page on a run",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     width = max(map(len, COMMANDS))
-    listed = "\n".join(f"  {name:{width}}  {meaning}" for name, (meaning, _) in COMMANDS.items())
+    listed = "\n".join(f"  {name:{width}}  {meaning}" for name, meaning in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="dvt",
         description="Dynamic Vision Transformers: classifiers that spend only the compute an image needs.",
@@ -100,7 +40,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below")
     parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     asked = parser.parse_args(argv)
-    return exit_code_of(lambda: COMMANDS[asked.command][1](asked.words))
+    return exit_code_of(lambda: _run(asked.command, asked.words))
+
+
+def _run(command: str, words: list[str]) -> int:
+    """Run one command; its module is imported now, as Ray, torch and MLflow take seconds that help must not."""
+    module = importlib.import_module(f"dvt.cli.{command.replace('-', '_')}")
+    code: int = module.main(words)
+    return code
 
 
 if __name__ == "__main__":

@@ -12,17 +12,16 @@ from pathlib import Path
 from ray.train import Checkpoint
 from rich.console import Console
 
+from dvt.cli.checkpoint_content import checkpoint_content
 from dvt.cli.cluster import describe_nodes
 from dvt.cli.measured import measured_report
 from dvt.cli.progress import shown
 from dvt.config import ExitsConfig, Recipe, StageConfig
-from dvt.data.transforms import served_crop_pct
 from dvt.exits import FrontReport, StaticReference
 from dvt.exits.bootstrap import FrontBands, bootstrap_report
 from dvt.models import macs_per_exit
 from dvt.tracking import (
     MlflowSinkFactory,
-    ModelContent,
     ModelRecord,
     RunRecord,
     all_handed_on,
@@ -37,7 +36,6 @@ from dvt.tracking import (
     page_command,
 )
 from dvt.tracking.front_files import write_front_files
-from dvt.train.checkpoint import load_checkpoint
 from dvt.train.past_run import kept_checkpoints
 from dvt.train.ray_train import (
     DataSummary,
@@ -179,19 +177,7 @@ def register_checkpoint(
         TrackingError: If MLflow does not take it.
     """
     with local_copy(best) as folder:
-        checkpoint = load_checkpoint(folder)
-        content = ModelContent(
-            recipe=recipe,
-            weights=checkpoint.weights,
-            step=checkpoint.step,
-            thresholds=report.threshold_table(),
-            report=report,
-            class_names=data.class_names,
-            mean=data.mean,
-            std=data.std,
-            crop_pct=served_crop_pct(recipe.data),
-            interpolation=recipe.data.interpolation,
-        )
+        content = checkpoint_content(recipe, folder, report, data.class_names, data.mean, data.std)
         name = f"dvt-{recipe.name}" if recipe.run.is_registered else None
         return log_and_register_model(record, content, registered_name=name)
 

@@ -8,6 +8,7 @@ from rich.table import Table
 from dvt.config import CascadeConfig
 from dvt.exits import FrontReport
 from dvt.models import macs_per_exit
+from dvt.models.told_amounts import told_macs as told_macs  # also for those who tell amounts beside a summary
 
 
 def print_report(console: Console, report: FrontReport) -> None:
@@ -69,14 +70,6 @@ def print_places(console: Console, places: Mapping[str, str]) -> None:
     width = max(map(len, places))
     for name, place in places.items():
         console.print(f"{name:{width}}  {place}", soft_wrap=True, highlight=False, markup=False)
-
-
-def told_macs(macs: float, digits: int = 3) -> str:
-    """Multiply-adds as a person reads them, such as `12.3 M`."""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if macs >= size:
-            return f"{macs / size:.{digits}g} {unit}"
-    return f"{macs:.{digits}g}"
 
 
 def told_bytes(size: int) -> str:

@@ -1,5 +1,6 @@
 """Finding what MLflow holds: a run by its id, where it kept its checkpoints, and the files of a logged model."""
 
+import difflib
 import os
 import re
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
-from mlflow.entities.model_registry import ModelVersion
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
 from dvt.tracking.address import check_tracking, sqlite_path
@@ -20,6 +21,7 @@ from dvt.tracking.runs import RunRecord
 
 _MODEL = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))?")
 _PROGRESS_BAR = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
+_MAX_TOLD = 5  # names in one message
 _NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
@@ -148,6 +150,33 @@ def find_version(uri: str, address: ModelAddress) -> ModelVersion | None:
     check_store(uri)
     with one_sentence(f"find {address}", uri):
         return _version(MlflowClient(tracking_uri=uri), uri, address)
+
+
+def find_registered(uri: str, name: str) -> RegisteredModel:
+    """A registered model with its aliases and tags.
+
+    Args:
+        uri: The tracking address.
+        name: Its name.
+
+    Raises:
+        TrackingError: If MLflow does not answer, or does not know the model.
+    """
+    check_store(uri)
+    with one_sentence(f"find the registered model {name}", uri):
+        client = MlflowClient(tracking_uri=uri)
+        try:
+            return client.get_registered_model(name)
+        except MlflowException as error:
+            if error.error_code not in (*_NOT_THERE, "NOT_FOUND"):
+                raise
+            known = [model.name for model in client.search_registered_models()]
+            near = difflib.get_close_matches(name, known, n=1)
+            advice = f"did you mean {near[0]}?" if near else f"there are {', '.join(known[:_MAX_TOLD]) or 'none'}"
+            at = without_credentials(uri)
+            raise TrackingError(
+                f"the registered model must be known to MLflow at {at}, got {name!r}; {advice}"
+            ) from error
 
 
 def _source(client: MlflowClient, uri: str, address: ModelAddress) -> str:

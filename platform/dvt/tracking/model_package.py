@@ -6,7 +6,6 @@ It holds nothing pickled and needs no installed `dvt`: `served_model.py` runs fr
 import hashlib
 import importlib.metadata
 import json
-import os
 import shutil
 import tempfile
 import warnings
@@ -28,10 +27,12 @@ from dvt.inference.latency import LATENCY, SERVED_BATCH_SIZES, LatencyProfile, k
 from dvt.models import Cascade, macs_per_exit
 from dvt.models.checksums import file_digest, write_checksums
 from dvt.tracking.git import package_folder
+from dvt.tracking.lookup import no_progress_bars
+from dvt.tracking.model_card import model_card
 from dvt.tracking.runs import RunRecord
 
+MODEL_CARD = "model_card.md"
 CORE = ("config", "models", "exits", "inference")  # the rooms that a served model needs; they ship with it
-_PROGRESS_BAR = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
 _REQUIREMENTS = ("mlflow", "numpy", "pandas", "pydantic", "pyyaml", "safetensors", "timm", "torch", "torchvision")
 
 
@@ -103,7 +104,7 @@ def save_package(
 ) -> None:
     """Write the model in MLflow's format; `save_model` alone, unlike `log_model`, touches no state of MLflow's.
 
-    What its stages take on this device is measured and goes with it, and so do the checksums of all its files.
+    What its stages take on this device is measured and goes with it, and so do its card and the checksums of all files.
 
     Args:
         local: The folder to make.
@@ -114,7 +115,9 @@ def save_package(
     """
     own = files["weights"].parent
     keep_profile(own, _profile(content.recipe.cascade))
-    files = files | {"latency": own / LATENCY, "checksums": write_checksums(own)}
+    card = own / MODEL_CARD
+    card.write_text(model_card(content), encoding="utf-8")
+    files = files | {"latency": own / LATENCY, "model_card": card, "checksums": write_checksums(own)}
     with tempfile.TemporaryDirectory() as folder:
         mlflow.pyfunc.save_model(
             path=str(local),
@@ -135,15 +138,9 @@ def save_package(
 @contextmanager
 def quiet_mlflow() -> Iterator[None]:
     """No progress bar for each small file, and no call for an input example: the signature says what it would."""
-    was_set = _PROGRESS_BAR in os.environ
-    with warnings.catch_warnings():
+    with no_progress_bars(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module="mlflow")
-        os.environ.setdefault(_PROGRESS_BAR, "false")
-        try:
-            yield
-        finally:
-            if not was_set:
-                del os.environ[_PROGRESS_BAR]
+        yield
 
 
 def _profile(config: CascadeConfig) -> LatencyProfile:

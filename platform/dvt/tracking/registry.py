@@ -16,6 +16,7 @@ from mlflow.exceptions import MlflowException
 from dvt.config import flatten, to_dict
 from dvt.models import macs_per_exit
 from dvt.tracking.errors import one_sentence
+from dvt.tracking.model_card import keep_card
 from dvt.tracking.model_package import ModelContent, content_digest, quiet_mlflow, save_package, write_files
 from dvt.tracking.runs import RunRecord
 
@@ -35,10 +36,9 @@ class ModelRecord:
 def log_and_register_model(
     record: RunRecord, content: ModelContent, *, registered_name: str | None, alias: str = "candidate"
 ) -> ModelRecord:
-    """Log a model with its metrics, and register it last.
+    """Log a model with its metrics, and register it last, described by its card.
 
-    Calling it again with the same content finds what the first call made, complete or not. The alias moves to the
-    version unless it stands on a newer one.
+    Calling it again finds what the first call made, complete or not. The alias stays on a newer version.
 
     Args:
         record: The run that made the model.
@@ -65,6 +65,7 @@ def log_and_register_model(
         return ModelRecord(model_id=model.model_id, model_uri=uri, registered_name=None, version=None)
     with one_sentence(f"register {registered_name}", record.tracking_uri):
         version = _model_version(client, record, model, registered_name)
+        keep_card(client, version, content)
         _set_alias(client, version, alias)
     return ModelRecord(
         model_id=model.model_id,
@@ -84,8 +85,7 @@ def model_metrics(content: ModelContent) -> dict[str, float]:
     """
     costs = macs_per_exit(content.recipe.cascade)
     metrics = {f"exit_{number}/macs": float(macs) for number, macs in enumerate(costs, start=1)}
-    for number, top1 in enumerate(content.published_top1, start=1):
-        metrics[f"published/exit_{number}/top1"] = top1
+    metrics |= {f"published/exit_{exit}/top1": top1 for exit, top1 in enumerate(content.published_top1, start=1)}
     report = content.report
     if report is None:
         return metrics

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,55 +11,21 @@ from mlflow import MlflowClient
 
 from dvt.cli.failure import FAILED, TYPED_WRONG
 from dvt.cli.main import main
-from dvt.config import CascadeConfig, DataConfig, Recipe, RunConfig, StageConfig, recipe_to_yaml
+from dvt.config import DataConfig, Recipe, RunConfig
 from dvt.exits import StaticReference
 from dvt.inference import LatencyProfile, device_name, keep_profile
 from dvt.models import macs_per_exit
-from dvt.tracking import RunRecord, check_tracking, open_run
+from dvt.tracking import open_run
 from dvt.tracking.front_files import read_front_report, write_front_files
-from dvt.train.checkpoint import save_checkpoint
-from dvt.train.state import TrainingState
+from tests.unit.cli.trained_run import CASCADE, Trained, make_trained
 
-CASCADE = CascadeConfig(
-    image_size=16,
-    in_chans=1,
-    num_classes=10,
-    embed_dim=16,
-    depth=1,
-    num_heads=2,
-    stages=(StageConfig(token_grid=2), StageConfig(token_grid=4)),
-)
 MACS = macs_per_exit(CASCADE)
 FILES = {"front.json", "front.csv", "front.png", "shares.png", "front.html", "contact_sheet.png", "front_time.png"}
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A run as `dvt train` leaves it, without having trained."""
-
-    root: Path
-    checkpoint: Path
-    record: RunRecord
-    uri: str
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    storage: Path = tmp_path_factory.mktemp("runs")
-    uri = f"sqlite:///{storage / 'mlflow.db'}"
-    check_tracking(uri)
-    data = DataConfig(source="embedded", calibration_images=60, test_images=80, loader_workers=0)
-    recipe = Recipe(name="tiny", cascade=CASCADE, data=data, run=RunConfig(storage_path=str(storage)))
-    record = open_run(recipe, tracking_uri=uri, run_name="tiny-001")
-    root = storage / "tiny-001"
-    checkpoint = root / "checkpoints" / "best"
-    state = TrainingState.create(recipe, steps_per_epoch=1, device=torch.device("cpu"))
-    save_checkpoint(checkpoint, state, recipe)
-    (root / "recipe.yaml").write_text(recipe_to_yaml(recipe))
-    (root / "run.json").write_text(record.to_json())
-    listed = {"checkpoint_results": [{"checkpoint_dir_name": "best", "metrics": {"calibration/top1_mean": 0.1}}]}
-    (root / "checkpoints" / "checkpoint_manager_snapshot.json").write_text(json.dumps(listed))
-    return Trained(root, checkpoint, record, uri)
+    return make_trained(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture

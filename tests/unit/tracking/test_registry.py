@@ -143,7 +143,7 @@ def test_a_model_that_was_not_measured_here_has_costs_and_what_was_published(
     local = Path(download_artifacts(artifact_uri=model.artifact_location, dst_path=str(tmp_path)))
     names = {path.name for path in (local / "artifacts").iterdir()}
     files = {"cascade.yaml", "model.safetensors", "serving.json", "thresholds.json"}
-    assert names == files | {"latency.json", "checksums.json"}
+    assert names == files | {"latency.json", "model_card.md", "checksums.json"}
     assert content.default_budget_macs == last
 
 

@@ -1,0 +1,9 @@
+"""Amounts as a person reads them."""
+
+
+def told_macs(macs: float, digits: int = 3) -> str:
+    """Multiply-adds as a person reads them, such as `12.3 M`."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if macs >= size:
+            return f"{macs / size:.{digits}g} {unit}"
+    return f"{macs:.{digits}g}"
