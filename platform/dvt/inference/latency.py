@@ -22,7 +22,8 @@ from dvt.models import Cascade
 
 LATENCY = "latency.json"  # beside the checkpoint's own files
 DEFAULT_BATCH_SIZES = (1, 8, 32, 128)
-SERVED_BATCH_SIZES = (1, 8)  # what a model is measured at as it is registered, or first asked; seconds at most
+QUICK_BATCH_SIZES = (1, 8)  # of a measurement that somebody waits for
+QUICK_REPEATS = 2
 
 
 @dataclass(frozen=True, kw_only=True)

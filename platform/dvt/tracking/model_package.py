@@ -23,7 +23,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from dvt.config import CascadeConfig, Recipe, cascade_to_yaml
 from dvt.exits import FrontReport, ThresholdTable
-from dvt.inference.latency import LATENCY, SERVED_BATCH_SIZES, LatencyProfile, keep_profile, measure_latency
+from dvt.inference.latency import LATENCY, QUICK_BATCH_SIZES, QUICK_REPEATS, keep_profile, measure_latency
 from dvt.models import Cascade, macs_per_exit
 from dvt.models.checksums import file_digest, write_checksums
 from dvt.tracking.git import package_folder
@@ -33,6 +33,7 @@ from dvt.tracking.runs import RunRecord
 
 MODEL_CARD = "model_card.md"
 CORE = ("config", "models", "exits", "inference")  # the rooms that a served model needs; they ship with it
+MEASURED_MACS = 1e11  # a latency profile that takes more is not measured as a model is registered; seconds on a CPU
 _REQUIREMENTS = ("mlflow", "numpy", "pandas", "pydantic", "pyyaml", "safetensors", "timm", "torch", "torchvision")
 
 
@@ -104,7 +105,8 @@ def save_package(
 ) -> None:
     """Write the model in MLflow's format; `save_model` alone, unlike `log_model`, touches no state of MLflow's.
 
-    What its stages take on this device is measured and goes with it, and so do its card and the checksums of all files.
+    What its stages take on this device goes with it if that is quickly measured; its card and the checksums of all files
+    do always.
 
     Args:
         local: The folder to make.
@@ -114,10 +116,10 @@ def save_package(
         model: The model that MLflow knows it as.
     """
     own = files["weights"].parent
-    keep_profile(own, _profile(content.recipe.cascade))
     card = own / MODEL_CARD
     card.write_text(model_card(content), encoding="utf-8")
-    files = files | {"latency": own / LATENCY, "model_card": card, "checksums": write_checksums(own)}
+    files = files | _measured(content.recipe.cascade, own) | {"model_card": card}
+    files["checksums"] = write_checksums(own)
     with tempfile.TemporaryDirectory() as folder:
         mlflow.pyfunc.save_model(
             path=str(local),
@@ -143,10 +145,17 @@ def quiet_mlflow() -> Iterator[None]:
         yield
 
 
-def _profile(config: CascadeConfig) -> LatencyProfile:
-    """A quick measurement where a served model would run on this machine; seconds do not depend on the weights."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return measure_latency(Cascade(config).to(device), SERVED_BATCH_SIZES, repeats=3)
+def _measured(config: CascadeConfig, folder: Path) -> dict[str, Path]:
+    """The latency profile of this machine, where it is quickly measured; else the model measures when it is asked to.
+
+    Seconds do not depend on the weights.
+    """
+    num_images = sum(QUICK_BATCH_SIZES) * (QUICK_REPEATS + 1)
+    if num_images * macs_per_exit(config)[-1] > MEASURED_MACS:
+        return {}
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # as the served model chooses
+    keep_profile(folder, measure_latency(Cascade(config).to(device), QUICK_BATCH_SIZES, QUICK_REPEATS))
+    return {"latency": folder / LATENCY}
 
 
 def _copy_core(folder: Path) -> Path:

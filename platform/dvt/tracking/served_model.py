@@ -33,7 +33,7 @@ from safetensors.torch import load_file
 from dvt.config import ConfigError, Problem, cascade_from_yaml
 from dvt.exits import ThresholdTable
 from dvt.inference import Budget, EarlyExit, measure_latency, profile_of, read_profiles, thresholds_within
-from dvt.inference.latency import SERVED_BATCH_SIZES
+from dvt.inference.latency import QUICK_BATCH_SIZES, QUICK_REPEATS
 from dvt.inference.preparation import Preparation
 from dvt.models import Cascade, macs_per_exit
 from dvt.models.checksums import check_files
@@ -144,7 +144,7 @@ class ServedCascade(PythonModel):
         with self._measuring:  # a second request would disturb it, and has the answer when it is done
             profile = profile_of(self.profiles, self.device)
             if profile is None:
-                profile = measure_latency(self.cascade, SERVED_BATCH_SIZES)
+                profile = measure_latency(self.cascade, QUICK_BATCH_SIZES, QUICK_REPEATS)
                 self.profiles = (*self.profiles, profile)
         return profile.seconds_per_exit()
 

@@ -10,7 +10,7 @@ from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
 
 from dvt.models import macs_per_exit
-from dvt.tracking import ModelRecord, RunRecord, TrackingError, log_and_register_model, open_run
+from dvt.tracking import ModelRecord, RunRecord, TrackingError, log_and_register_model, model_package, open_run
 from tests.unit.tracking.tiny import CASCADE, Tiny, make_tiny, tiny_recipe
 
 
@@ -145,6 +145,17 @@ def test_a_model_that_was_not_measured_here_has_costs_and_what_was_published(
     files = {"cascade.yaml", "model.safetensors", "serving.json", "thresholds.json"}
     assert names == files | {"latency.json", "model_card.md", "checksums.json"}
     assert content.default_budget_macs == last
+
+
+def test_a_model_that_would_take_long_to_measure_is_registered_without_a_profile(
+    record: RunRecord, client: MlflowClient, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_package, "MEASURED_MACS", 26 * macs_per_exit(CASCADE)[-1])  # of 27 images
+    made = log_and_register_model(record, make_tiny(tmp_path, seed=3).content, registered_name=None)
+    location = client.get_logged_model(made.model_id).artifact_location
+    names = {path.name for path in (Path(download_artifacts(artifact_uri=location)) / "artifacts").iterdir()}
+    assert "latency.json" not in names
+    assert "checksums.json" in names
 
 
 def test_without_budgets_a_request_may_spend_all(tiny: Tiny) -> None:
