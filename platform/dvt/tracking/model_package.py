@@ -105,8 +105,8 @@ def save_package(
 ) -> None:
     """Write the model in MLflow's format; `save_model` alone, unlike `log_model`, touches no state of MLflow's.
 
-    What its stages take on this device goes with it if that is quickly measured; its card and the checksums of all files
-    do always.
+    Its card and the checksums of all its files go with it, and what its stages take on this device if that is quickly
+    measured.
 
     Args:
         local: The folder to make.

@@ -151,7 +151,7 @@ def test_nothing_in_the_model_is_pickled(store: str, made: ModelRecord, tmp_path
     location = MlflowClient(tracking_uri=store).get_logged_model(made.model_id).artifact_location
     local = Path(download_artifacts(artifact_uri=location, dst_path=str(tmp_path)))
     kinds = {path.suffix for path in local.rglob("*") if path.is_file()}
-    assert kinds <= {".py", ".safetensors", ".json", ".yaml", ".txt", ""}
+    assert kinds <= {".py", ".safetensors", ".json", ".yaml", ".txt", ".md", ""}
     bare = {path.name for path in local.rglob("*") if path.suffix == "" and path.is_file()}
     assert bare <= {"MLmodel", "registered_model_meta"}  # the second is YAML too, written by whoever loads the model
     requirements = (local / "requirements.txt").read_text()
