@@ -31,8 +31,9 @@ from dvt.serving.batch_output import (
 )
 from dvt.serving.batch_work import FORMATS, list_work
 from dvt.serving.model import OpenedModel, open_model
+from dvt.serving.part_writer import PartWriter
 from dvt.serving.prediction import Classifier
-from dvt.serving.ray_predict import PartWriter, predict_on_cluster, worker_device_name, workers_with_room
+from dvt.serving.ray_predict import predict_on_cluster, worker_device_name, workers_with_room
 from dvt.tracking import resolve_tracking_uri
 from dvt.tracking.lookup import ModelAddress, find_version
 
@@ -62,7 +63,7 @@ def main(words: Sequence[str]) -> int:
             keep = asked.keep_columns
             work = list_work(asked.input, job.format, asked.part_size, asked.image_column, keep)
             begin(folder, job, work)
-        writer = PartWriter(work, folder, asked.image_column, asked.batch_size, asked.use_gpu)
+        writer = PartWriter(work, folder, asked.image_column, asked.batch_size)
         counts, rate = _predict(classifier, writer, cluster, console)
     finish(folder, job, work, counts, classifier.macs)
     console.print(told_summary(classifier.macs, counts.left, counts.num_failed, rate), style="bold", soft_wrap=True)

@@ -11,6 +11,7 @@ from dvt.serving.batch_output import Counts
 from dvt.serving.batch_work import Work
 
 _SECONDS = 10  # between two lines of a log at least
+_INPUTS = {"folder": "image files", "tar": "tar shards", "parquet": "Parquet files"}
 
 
 class PartProgress:
@@ -29,9 +30,9 @@ class PartProgress:
         self._num_images = 0  # of this run
         self._begun = self._told = time.monotonic()
         self._task = None if bar is None else bar.add_task("parts", total=self._num_parts, completed=len(done), told="")
-        files = " from ".join([f"{self._num_parts:,} parts", {"folder": "images"}.get(work.format, f"{work.format}")])
+        parts = f"{self._num_parts:,} part{'' if self._num_parts == 1 else 's'}"
         there = f", {len(done):,} there already" if done else ""
-        console.print(f"predict: {files}{there}", soft_wrap=True)
+        console.print(f"predict: {parts} from {_INPUTS[work.format]}{there}", soft_wrap=True)
 
     @classmethod
     @contextmanager

@@ -114,6 +114,8 @@ def _listed(address: str, asked: Format | None) -> tuple[Format, list[str]]:
     suffixes = tuple(suffix for each in wanted for suffix in _SUFFIXES[each])
     found = list(find_files(address, suffixes))
     problem = next((file.problem for file in found if file.problem), "")
+    if [file.address for file in found] == [address] and not problem:  # a file is found unseen
+        problem = _why_missing(address)
     if problem:
         raise ConfigError([_not_input(f"got {address}: {problem}")])
     kinds = {each: [file.address for file in found if _is_of(file, each)] for each in FORMATS}
@@ -125,6 +127,15 @@ def _listed(address: str, asked: Format | None) -> tuple[Format, list[str]]:
         rule = f"must be given where there are several kinds of input, got {told}; choose from {', '.join(there)}"
         raise ConfigError([Problem("--format", rule)])
     return there[0], kinds[there[0]]
+
+
+def _why_missing(address: str) -> str:
+    """Why a file is not there; empty if it is."""
+    try:
+        filesystem, path = filesystem_of(address)
+        return "" if filesystem.exists(path) else "there is no such file"
+    except CANNOT_READ as error:
+        return reason_of(error)
 
 
 def _is_of(file: FoundFile, kind: Format) -> bool:

@@ -6,6 +6,7 @@ What cannot be read, is too large, or has a name that leads out of its shard com
 import tarfile
 from collections.abc import Iterator
 from pathlib import PurePosixPath
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -15,6 +16,7 @@ from dvt.serving.batch_work import KEPT_PREFIX, Piece, Work
 
 MAX_ENCODED_BYTES = 256 * 2**20  # of one image in a shard, which is read whole; several are in memory at a time
 _ROWS_READ = 64  # rows of a Parquet file that are in memory at a time
+_DAMAGED = (*CANNOT_READ, pa.ArrowException)  # what reading a Parquet file may raise
 
 
 class PieceImages:
@@ -46,22 +48,41 @@ class PieceImages:
 
     def _rows(self, address: str) -> Iterator[FoundFile]:
         """The rows of a Parquet file's row groups; `kept` grows along."""
-        piece, names = self._piece, [name.removeprefix(KEPT_PREFIX) for name in self._work.kept.names]
-        row = piece.first_row or 0
+        piece = self._piece
+        first_row, num_rows = piece.first_row or 0, piece.num_images or 0
         groups = range(piece.first_group or 0, piece.end_group or 0)
+        row = first_row
         try:
             filesystem, path = filesystem_of(address)
             with filesystem.open(path, "rb") as file, pa.parquet.ParquetFile(file) as parquet:
-                columns = list(dict.fromkeys([self._image_column, *names]))
-                for batch in parquet.iter_batches(_ROWS_READ, row_groups=groups, columns=columns):
-                    self._kept.append(batch.select(names).rename_columns(self._work.kept.names))
-                    for cell in batch.column(self._image_column):
-                        yield _cell_image(f"{address}#{row}", cell)
+                for group in groups:
+                    end = row + parquet.metadata.row_group(group).num_rows
+                    for image in self._group(parquet, group, address, row, end):
+                        yield image
                         row += 1
-        except (*CANNOT_READ, pa.ArrowException) as error:
-            told = "it is damaged" if isinstance(error, pa.ArrowException) else reason_of(error)
-            self._kept.append(_nulls(self._work.kept))
-            yield FoundFile(f"{address}#{row}", f"its file cannot be read from here on: {told}")
+        except _DAMAGED as error:
+            yield from self._unread(address, row, first_row + num_rows, error)
+
+    def _group(self, parquet: Any, group: int, address: str, row: int, end: int) -> Iterator[FoundFile]:
+        """The rows of a row group, which are numbered from `row` to before `end`."""
+        names = [name.removeprefix(KEPT_PREFIX) for name in self._work.kept.names]
+        columns = list(dict.fromkeys([self._image_column, *names]))
+        try:
+            for batch in parquet.iter_batches(_ROWS_READ, row_groups=[group], columns=columns):
+                self._kept.append(batch.select(names).rename_columns(self._work.kept.names))
+                for cell in batch.column(self._image_column):
+                    yield _cell_image(f"{address}#{row}", cell)
+                    row += 1
+        except _DAMAGED as error:  # the next group may be whole
+            yield from self._unread(address, row, end, error)
+
+    def _unread(self, address: str, row: int, end: int, error: Exception) -> Iterator[FoundFile]:
+        """Rows that cannot be read, each with the reason."""
+        told = "it is damaged" if isinstance(error, pa.ArrowException) else reason_of(error)
+        nulls = [dict.fromkeys(self._work.kept.names)] * (end - row)
+        self._kept.append(pa.RecordBatch.from_pylist(nulls, schema=self._work.kept))
+        for each in range(row, end):
+            yield FoundFile(f"{address}#{each}", f"its part of the file cannot be read: {told}")
 
 
 def _cell_image(address: str, cell: pa.Scalar) -> FoundFile:
@@ -69,10 +90,6 @@ def _cell_image(address: str, cell: pa.Scalar) -> FoundFile:
     value = cell.as_py()
     content = value.get("bytes") if isinstance(value, dict) else value
     return FoundFile(address, "there are no bytes") if content is None else FoundFile(address, content=content)
-
-
-def _nulls(schema: pa.Schema) -> pa.RecordBatch:
-    return pa.RecordBatch.from_pylist([dict.fromkeys(schema.names)], schema=schema)
 
 
 def _shard_images(address: str) -> Iterator[FoundFile]:

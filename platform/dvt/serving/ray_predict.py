@@ -8,7 +8,6 @@ done is on disk, and only counts come back.
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -19,57 +18,25 @@ from ray.exceptions import RayError
 
 from dvt.config import ClusterConfig
 from dvt.inference import device_name
-from dvt.serving.batch_output import Counts, write_part
-from dvt.serving.batch_work import Piece, Work, pieces_of, pieces_table
+from dvt.serving.batch_output import Counts
+from dvt.serving.batch_work import Piece, pieces_of, pieces_table
 from dvt.serving.errors import BatchPredictionError
-from dvt.serving.piece_images import PieceImages
-from dvt.serving.prediction import Classifier, predictions_table
+from dvt.serving.part_writer import PartWriter
+from dvt.serving.prediction import Classifier
 from dvt.train.ray_train import told_error
-from dvt.train.storage import RunFolder
-
-
-@dataclass(frozen=True)
-class PartWriter:
-    """How pieces are turned into parts; what a worker needs but the model.
-
-    Attributes:
-        work: Its format and kept columns count; the pieces come one by one.
-        folder: The job's output.
-        image_column: Of Parquet input.
-        batch_size: Images that are classified together.
-        use_gpu: Whether the worker has a GPU.
-    """
-
-    work: Work
-    folder: RunFolder
-    image_column: str
-    batch_size: int
-    use_gpu: bool
 
 
 class _Worker:
     """A worker's model, loaded once; called with a piece at a time."""
 
-    def __init__(self, classifier: list[Any], writer: PartWriter) -> None:
+    def __init__(self, classifier: list[Any], writer: PartWriter, use_gpu: bool) -> None:
         self._writer = writer
         self._classifier: Classifier = ray.get(classifier[0])
-        self._engine = self._classifier.engine(_device(writer.use_gpu))
+        self._engine = self._classifier.engine(_device(use_gpu))
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        return pa.Table.from_pylist([self._made(piece) for piece in pieces_of(rows)])
-
-    def _made(self, piece: Piece) -> dict[str, Any]:
-        """Make the part of a piece; returns what became of its images."""
-        writer = self._writer
-        images = PieceImages(piece, writer.work, writer.image_column)
-        batches = self._classifier.classify(self._engine, images, writer.batch_size)
-        predictions = [prediction for batch in batches for prediction in batch]
-        table = predictions_table(predictions)
-        for name, column in zip(images.kept.column_names, images.kept.columns, strict=True):
-            table = table.append_column(name, column)
-        counts = Counts.of_exits((each.exit_index for each in predictions), len(self._classifier.thresholds))
-        write_part(writer.folder, piece.number, table, counts)
-        return {"number": piece.number, "left": list(counts.left), "num_failed": counts.num_failed}
+        made = [self._writer.write(piece, self._classifier, self._engine) for piece in pieces_of(rows)]
+        return pa.table({"left": [each.left for each in made], "num_failed": [each.num_failed for each in made]})
 
 
 def predict_on_cluster(
@@ -100,7 +67,7 @@ def predict_on_cluster(
         num_cpus=resources["CPU"],
         num_gpus=resources.get("GPU", 0),
         # In a list, as Ray Data would fetch what it finds among the arguments itself.
-        fn_constructor_args=([ray.put(classifier)], replace(writer, work=replace(writer.work, pieces=()))),
+        fn_constructor_args=([ray.put(classifier)], writer.without_pieces(), cluster.use_gpu),
     )
     try:
         for row in made.iter_rows():
