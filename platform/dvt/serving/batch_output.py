@@ -207,11 +207,6 @@ def finish(folder: RunFolder, job: BatchJob, work: Work, counts: Counts, macs: I
             partial.unlink(missing_ok=True)
 
 
-def is_finished(folder: RunFolder) -> bool:
-    """Whether all parts are there and counted."""
-    return folder.has(MANIFEST)
-
-
 def _part_name(number: int) -> str:
     return f"part-{number:05d}.parquet"
 
