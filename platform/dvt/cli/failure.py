@@ -10,6 +10,7 @@ from dvt.cli.cluster import ClusterError
 from dvt.config import ConfigError
 from dvt.data import DataError
 from dvt.models import WeightsError
+from dvt.serving.errors import BatchPredictionError
 from dvt.serving.exported import ExportError
 from dvt.tracking import TrackingError
 from dvt.train.errors import CheckpointError, TrainingError
@@ -25,7 +26,16 @@ def exit_code_of(command: Callable[[], int]) -> int:
         for problem in error.problems:
             _tell(str(problem))
         return TYPED_WRONG
-    except (ClusterError, DataError, CheckpointError, ExportError, TrainingError, TrackingError, WeightsError) as error:
+    except (
+        BatchPredictionError,
+        CheckpointError,
+        ClusterError,
+        DataError,
+        ExportError,
+        TrackingError,
+        TrainingError,
+        WeightsError,
+    ) as error:
         _tell(str(error))
         return FAILED
     except BrokenPipeError:  # whoever read the output has seen enough

@@ -4,11 +4,10 @@ import csv
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet
 from rich.console import Console
 from rich.progress import (
@@ -23,33 +22,10 @@ from rich.progress import (
 from rich.text import Text
 
 from dvt.cli.summary import told_macs
+from dvt.serving.prediction import PREDICTIONS, Prediction, predictions_table
 
 CSV, PARQUET = ".csv", ".parquet"
 _LONGEST_NAME = 28  # letters of a class name on a line
-_SCHEMA = pa.schema(
-    {
-        "image": pa.string(),
-        "label": pa.int64(),
-        "class_name": pa.string(),
-        "confidence": pa.float32(),
-        "exit_index": pa.int64(),
-        "macs": pa.float64(),
-        "error": pa.string(),
-    }
-)
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What became of one image; a row of the output file."""
-
-    image: str  # its path or address
-    label: int | None = None  # None where it could not be read, as all that follows
-    class_name: str | None = None
-    confidence: float | None = None
-    exit_index: int | None = None  # from 1, as people count exits
-    macs: float | None = None  # what it cost
-    error: str | None = None  # why it could not be read
 
 
 class Screen:
@@ -109,17 +85,8 @@ class Screen:
             num_failed: Images that could not be read.
             seconds: From the first image to the last.
         """
-        count = sum(left)
-        parts = [f"{count:,} image{'' if count == 1 else 's'}"]
-        if count:
-            mean = sum(cost * number for cost, number in zip(macs, left, strict=True)) / count
-            shares = " / ".join(f"{100 * number / count:.1f}" for number in left)
-            exits = " / ".join(str(index) for index in range(1, len(left) + 1))
-            parts += [f"mean {told_macs(mean)} MACs", f"{shares} % left at exit {exits}"]
-            parts += [f"{(count + num_failed) / seconds:,.0f} images/s"]
-        if num_failed:
-            parts.append(f"{num_failed:,} could not be read")
-        self._print(Text(" · ".join(parts), style="bold"))
+        rate = (sum(left) + num_failed) / seconds
+        self._print(Text(told_summary(macs, left, num_failed, rate), style="bold"))
 
     def tell_place(self, path: Path) -> None:
         """Where the output file is."""
@@ -142,6 +109,28 @@ class Screen:
         if exit_index == self._num_exits:
             return "red"
         return "green" if exit_index == 1 else "yellow"
+
+
+def told_summary(macs: Sequence[float], left: Sequence[int], num_failed: int, rate: float | None) -> str:
+    """What became of all images, on one line.
+
+    Args:
+        macs: (E,), what an image costs that leaves at each exit.
+        left: (E,), how many images left at each.
+        num_failed: Images that could not be read.
+        rate: Images a second, read or not; None tells none.
+    """
+    count = sum(left)
+    parts = [f"{count:,} image{'' if count == 1 else 's'}"]
+    if count:
+        mean = sum(cost * number for cost, number in zip(macs, left, strict=True)) / count
+        shares = " / ".join(f"{100 * number / count:.1f}" for number in left)
+        exits = " / ".join(str(index) for index in range(1, len(left) + 1))
+        parts += [f"mean {told_macs(mean)} MACs", f"{shares} % left at exit {exits}"]
+        parts += [f"{rate:,.0f} images/s"] if rate is not None else []
+    if num_failed:
+        parts.append(f"{num_failed:,} could not be read")
+    return " · ".join(parts)
 
 
 @contextmanager
@@ -170,15 +159,15 @@ def open_output(path: Path | None) -> Iterator[Callable[[Sequence[Prediction]], 
 @contextmanager
 def _csv(path: Path) -> Iterator[Callable[[Sequence[Prediction]], None]]:
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Prediction)], lineterminator="\n")
+        writer = csv.DictWriter(file, PREDICTIONS.names, lineterminator="\n")
         writer.writeheader()
         yield lambda rows: writer.writerows(map(asdict, rows))
 
 
 @contextmanager
 def _parquet(path: Path) -> Iterator[Callable[[Sequence[Prediction]], None]]:
-    with pyarrow.parquet.ParquetWriter(path, _SCHEMA) as writer:
-        yield lambda rows: writer.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema=_SCHEMA))
+    with pyarrow.parquet.ParquetWriter(path, PREDICTIONS) as writer:
+        yield lambda rows: writer.write_table(predictions_table(rows))
 
 
 def lines_of_stdin() -> Iterator[str]:

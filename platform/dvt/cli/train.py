@@ -69,16 +69,22 @@ def _parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def at_home(recipe: Recipe) -> Recipe:
     """The recipe with local paths made absolute, as workers stand in other folders."""
-    # The folder of a submitted job is a copy that Ray removes; what a run leaves must outlive it.
-    is_job_copy = "runtime_resources" in Path.cwd().parts
-    home = Path.home() if is_job_copy else Path.cwd()
-    run = replace(recipe.run, storage_path=_absolute(recipe.run.storage_path, home))
-    data = recipe.data if recipe.data.root is None else replace(recipe.data, root=_absolute(recipe.data.root, home))
+    home = home_folder()
+    run = replace(recipe.run, storage_path=absolute(recipe.run.storage_path, home))
+    data = recipe.data if recipe.data.root is None else replace(recipe.data, root=absolute(recipe.data.root, home))
     train = recipe.train
     if train.init_from is not None and not train.init_from.startswith(TIMM_PREFIX):
-        train = replace(train, init_from=_absolute(train.init_from, home))
+        train = replace(train, init_from=absolute(train.init_from, home))
     return replace(recipe, run=run, data=data, train=train)
 
 
-def _absolute(path: str, home: Path) -> str:
+def home_folder() -> Path:
+    """The folder that relative paths are meant in: this one, but the home folder in a submitted job."""
+    # The folder of a submitted job is a copy that Ray removes; what a run leaves must outlive it.
+    is_job_copy = "runtime_resources" in Path.cwd().parts
+    return Path.home() if is_job_copy else Path.cwd()
+
+
+def absolute(path: str, home: Path) -> str:
+    """A local path that means the same in every working directory; other addresses as they are."""
     return path if "://" in path else os.path.normpath(home / Path(path).expanduser())

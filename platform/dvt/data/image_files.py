@@ -1,5 +1,7 @@
 """Image files as a person names them: files, folders and `s3://` addresses, read ahead by threads, in order.
 
+What lies inside another file, as in a shard, comes with its content.
+
 What cannot be read comes through in its place, with the reason, and stops nothing.
 
 Shapes: `C` channels, `S` image side in pixels.
@@ -10,7 +12,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from dvt.inference.preparation import why_unreadable
 
 NUM_THREADS = 8  # Pillow decodes without the interpreter's lock; a bucket answers slowly
 _REMOTE = (ImportError, BotoCoreError, ClientError)  # what a bucket, or a kind of address we lack, adds to OSError
+CANNOT_READ = (*UNREADABLE, *_REMOTE)  # what reading a file by its address may raise
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class FoundFile:
 
     address: str  # a path or an s3:// address
     problem: str = ""  # why it is none, if it is
+    content: bytes | None = field(default=None, repr=False)  # the encoded image, where it was read already
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,21 +48,22 @@ class ReadFile:
     problem: str = ""
 
 
-def find_files(address: str) -> Iterator[FoundFile]:
+def find_files(address: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> Iterator[FoundFile]:
     """The file of an address, or all image files of a folder, at any depth and by name; hidden ones are passed over.
 
     Args:
         address: A path or an `s3://` address.
+        suffixes: How the names of files in a folder end that are meant, in lower case.
     """
     is_empty = True
     try:
-        for file in _remote_files(address) if "://" in address else _local_files(address):
+        for file in _remote_files(address, suffixes) if "://" in address else _local_files(address, suffixes):
             is_empty = False
             yield FoundFile(file)
         if is_empty:
-            yield FoundFile(address, f"it holds no images ({', '.join(IMAGE_SUFFIXES)})")
-    except (*UNREADABLE, *_REMOTE) as error:
-        yield FoundFile(address, _reason(error))
+            yield FoundFile(address, f"it holds no images ({', '.join(suffixes)})")
+    except CANNOT_READ as error:
+        yield FoundFile(address, reason_of(error))
 
 
 def read_files(found: Iterable[FoundFile], transform: Transform, in_chans: int, ahead: int) -> Iterator[ReadFile]:
@@ -84,42 +89,50 @@ def _read(file: FoundFile, transform: Transform, in_chans: int) -> ReadFile:
     if file.problem:
         return ReadFile(file.address, None, file.problem)
     try:
-        image = read_image(_opened(file.address), in_chans)
+        image = read_image(_opened(file), in_chans)
         return ReadFile(file.address, transform(image))
-    except (*UNREADABLE, *_REMOTE) as error:
-        return ReadFile(file.address, None, _reason(error))
+    except CANNOT_READ as error:
+        return ReadFile(file.address, None, reason_of(error))
 
 
-def _opened(address: str) -> str | BytesIO:
-    if "://" not in address:
-        return address
-    filesystem, path = _filesystem(address)
+def _opened(file: FoundFile) -> str | BytesIO:
+    if file.content is not None:
+        return BytesIO(file.content)
+    if "://" not in file.address:
+        return file.address
+    filesystem, path = filesystem_of(file.address)
     return BytesIO(filesystem.cat_file(path))
 
 
-def _local_files(address: str) -> Iterator[str]:
+def _local_files(address: str, suffixes: tuple[str, ...]) -> Iterator[str]:
     if not Path(address).is_dir():
         yield address
         return
     for folder, folders, files in os.walk(address, onerror=_raise):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            if _is_shown_image(name):
+            if is_shown(name, suffixes):
                 yield str(Path(folder, name))
 
 
-def _remote_files(address: str) -> Iterator[str]:
-    filesystem, path = _filesystem(address)
+def _remote_files(address: str, suffixes: tuple[str, ...]) -> Iterator[str]:
+    filesystem, path = filesystem_of(address)
     if not filesystem.isdir(path):
         yield address
         return
     for found in sorted(filesystem.find(path)):
         inside = found[len(path.rstrip("/")) + 1 :].split("/")
-        if _is_shown_image(inside[-1]) and not any(part.startswith(".") for part in inside):
+        if is_shown(inside[-1], suffixes) and not any(part.startswith(".") for part in inside):
             yield str(filesystem.unstrip_protocol(found))
 
 
-def _filesystem(address: str) -> tuple[Any, str]:
+def filesystem_of(address: str) -> tuple[Any, str]:
+    """The file system of an address, and the path there.
+
+    Raises:
+        OSError: If there is no such kind of address.
+        ImportError: If the package for it is not installed.
+    """
     try:
         filesystem, path = fsspec.core.url_to_fs(address)
     except ValueError as error:  # what decoders raise for a damaged image; here it is the address
@@ -127,16 +140,17 @@ def _filesystem(address: str) -> tuple[Any, str]:
     return filesystem, str(path)
 
 
-def _is_shown_image(name: str) -> bool:
-    return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
+def is_shown(name: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> bool:
+    """Whether a file of this name is meant where its folder was named; hidden ones are not."""
+    return not name.startswith(".") and name.lower().endswith(suffixes)
 
 
 def _raise(error: OSError) -> None:
     raise error
 
 
-def _reason(error: Exception) -> str:
-    """Why a file cannot be read, in a few words."""
+def reason_of(error: Exception) -> str:
+    """Why a file cannot be read, in a few words, of one of `CANNOT_READ`."""
     known: tuple[tuple[type[Exception], str], ...] = (
         (FileNotFoundError, "there is no such file"),
         (PermissionError, "it may not be read"),

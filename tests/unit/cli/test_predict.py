@@ -75,6 +75,7 @@ def expected(tiny: Tiny, files: list[str], thresholds: tuple[float, ...]) -> pd.
             "label": result.label.tolist(),
             "class_name": [CLASS_NAMES[label] for label in result.label.tolist()],
             "confidence": result.confidence.tolist(),
+            "prob": [float(row[label]) for row, label in zip(result.probs, result.label.tolist(), strict=True)],
             "exit_index": [index + 1 for index in exits],
             "macs": [float(MACS[index]) for index in exits],
         }

@@ -96,3 +96,22 @@ def test_problems_pass_through_in_their_place(tmp_path: Path) -> None:
     read = list(read_files(files, TRANSFORM, 1, ahead=1))
     assert [file.problem for file in read] == ["it is late", "", "it is not an image", ""]
     assert [file.image is None for file in read] == [True, False, True, False]
+
+
+def test_a_file_that_was_read_already_is_not_looked_for(tmp_path: Path) -> None:
+    content = write_image(tmp_path / "0.png").read_bytes()
+    inside, outside = read_files(
+        [FoundFile("shard.tar/0.png", content=content), FoundFile(str(tmp_path / "0.png"))], TRANSFORM, 1, 2
+    )
+    assert inside.address == "shard.tar/0.png"
+    assert inside.image is not None
+    assert outside.image is not None
+    assert torch.equal(inside.image, outside.image)
+
+
+def test_files_of_other_kinds_can_be_found(tmp_path: Path) -> None:
+    for name in ("0.TAR", "1.png", "2.tar.gz", ".3.tar"):
+        (tmp_path / name).touch()
+    assert list(find_files(str(tmp_path), (".tar",))) == [FoundFile(f"{tmp_path}/0.TAR")]
+    (found,) = find_files(str(tmp_path), (".parquet",))
+    assert found.problem == "it holds no images (.parquet)"
