@@ -1,6 +1,7 @@
 """`mlflow models serve` of a registered model, on loopback: images as JSON, fewer multiply-adds at a smaller budget."""
 
 import base64
+import contextlib
 import json
 import os
 import signal
@@ -64,13 +65,15 @@ def server(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
+    # MLflow 3.17 looks for uvicorn there, as in an environment that was activated.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/dvt-tiny@champion"]
     command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             command,
             cwd=folder,
-            env=os.environ | {"MLFLOW_TRACKING_URI": uri},
+            env=os.environ | {"MLFLOW_TRACKING_URI": uri, "PATH": path},
             stdout=log,
             stderr=log,
             start_new_session=True,
@@ -80,7 +83,8 @@ def server(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
         wait_for(server, process)
         yield server
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
