@@ -27,10 +27,12 @@ from dvt.exits import Confidence, ExitScores, FrontReport, checked_budgets
 from dvt.exits.bootstrap import bootstrap_report
 from dvt.inference import measure_latency, profile_of, read_profiles
 from dvt.models import macs_per_exit
-from dvt.tracking import log_front, page_command
+from dvt.tracking import log_front, page_command, ui_command
+from dvt.tracking.example_files import write_examples
 from dvt.tracking.front_files import save_picture, write_front_files
 from dvt.train.checkpoint import load_checkpoint, load_model
 from dvt.train.evaluate import predict_images, score_with_labels
+from dvt.train.examples import Examples, look_at_examples
 
 CONTACT_SHEET = "contact_sheet.png"
 
@@ -44,6 +46,7 @@ class _Measured:
     test: ExitScores
     test_labels: NDArray[np.int64]  # (N,)
     seconds_per_exit: Sequence[float]  # (E,), cumulative, an image
+    examples: Examples  # test images for the page of `dvt ui`
 
 
 def main(words: Sequence[str]) -> int:
@@ -125,7 +128,8 @@ def _measure(target: Target, console: Console) -> _Measured:
     profile = profile_of(read_profiles(target.checkpoint), device)
     if profile is None:  # a quick one, for this picture alone
         profile = measure_latency(model, batch_sizes=(32,), repeats=3)
-    return _Measured(data, report, test, labels[0], profile.seconds_per_exit())
+    examples = look_at_examples(model.eval(), data, device, report.confidence)
+    return _Measured(data, report, test, labels[0], profile.seconds_per_exit(), examples)
 
 
 def _write(local: Path, measured: _Measured, budget_macs: float | None) -> None:
@@ -139,6 +143,7 @@ def _write(local: Path, measured: _Measured, budget_macs: float | None) -> None:
         raise ConfigError(Problem("--budget-macs", problem.rule) for problem in error.problems) from error
     bands = bootstrap_report(report, measured.test)
     write_front_files(local, report, bands, measured.seconds_per_exit)
+    write_examples(local, measured.examples)
     if sheet is not None:
         save_picture(sheet, local / CONTACT_SHEET)
 
@@ -165,4 +170,8 @@ def _keep(local: Path, output: Path | None, target: Target, report: FrontReport)
         return places | {"MLflow run": "not recorded"}
     log_front(target.record, local)
     told = f"{target.record.run_id} at {target.record.address}, artifact folder {FRONT}"
-    return places | {"MLflow run": told, "see it": page_command(target.record)}
+    return places | {
+        "MLflow run": told,
+        "see it": page_command(target.record),
+        "see its front": ui_command(target.record),
+    }

@@ -22,6 +22,7 @@ COMMANDS = {  # each is a module of `dvt.cli`
     "export": "write a model as torch.export programs and ONNX, with a reader that leaves early",
     "import-checkpoint": "make a checkpoint and a registered model of the paper's published weights",
     "page": "open MLflow's page on a run",
+    "ui": "open a page with runs' fronts over each other and a slider for the budget",
 }
 
 

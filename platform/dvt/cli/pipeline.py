@@ -14,6 +14,7 @@ from rich.console import Console
 
 from dvt.cli.checkpoint_content import checkpoint_content
 from dvt.cli.cluster import describe_nodes
+from dvt.cli.cluster_examples import examples_on_cluster
 from dvt.cli.measured import measured_report
 from dvt.cli.progress import shown
 from dvt.config import ExitsConfig, Recipe, StageConfig
@@ -34,8 +35,11 @@ from dvt.tracking import (
     log_metrics,
     open_run,
     page_command,
+    ui_command,
 )
+from dvt.tracking.example_files import write_examples
 from dvt.tracking.front_files import write_front_files
+from dvt.train.examples import Examples
 from dvt.train.past_run import kept_checkpoints
 from dvt.train.ray_train import (
     DataSummary,
@@ -99,7 +103,8 @@ def run_recipe(recipe: Recipe, tracking_uri: str, budgets: Sequence[float], cons
             budgets,
             static,
         )
-        keep_front(folder, record, report, bootstrap_report(report, test))
+        examples = examples_on_cluster(recipe, best, report.confidence)
+        keep_front(folder, record, report, bootstrap_report(report, test), examples)
         model = _keep_model(run, best, report, data)
     folder.finish({"model": model.model_uri, "mlflow_run": record.run_id})
     return Outcome(report, _places(run, model))
@@ -146,11 +151,14 @@ def _static_reference(run: _Run, tracking_uri: str) -> StaticReference:
     return StaticReference(token_grid=grid, macs=macs, test_top1=test.top1[0])
 
 
-def keep_front(folder: RunFolder, record: RunRecord, report: FrontReport, bands: FrontBands) -> None:
-    """The front as data, table, pictures and page, in the run's folder and with its MLflow run."""
+def keep_front(
+    folder: RunFolder, record: RunRecord, report: FrontReport, bands: FrontBands, examples: Examples
+) -> None:
+    """The front as data, table, pictures, page and example images, in the run's folder and with its MLflow run."""
     with tempfile.TemporaryDirectory(prefix="dvt-") as scratch:
         local = Path(scratch) / FRONT
         write_front_files(local, report, bands)
+        write_examples(local, examples)
         folder.put(local)
         log_front(record, local)
 
@@ -200,4 +208,5 @@ def _places(run: _Run, model: ModelRecord) -> dict[str, str]:
         "MLflow run": f"{run.record.run_id} at {run.record.address}",
         "model": told_model(model),
         "see it": page_command(run.record),
+        "see its front": ui_command(run.record),
     }

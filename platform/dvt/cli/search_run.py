@@ -10,6 +10,7 @@ from ray.train import Checkpoint
 from rich.console import Console
 
 from dvt.cli.cluster import connected
+from dvt.cli.cluster_examples import examples_on_cluster
 from dvt.cli.measured import measured_report
 from dvt.cli.pipeline import keep_front, register_checkpoint, told_model
 from dvt.cli.progress import shown
@@ -161,7 +162,8 @@ def _finalists(
         place, own = trial_folder(folder, trial.number), record.of(trial.number)
         checkpoint = kept_checkpoint(place, checkpoint_name(place))
         report, test = _measured(trial, checkpoint)
-        keep_front(place, own, report, bootstrap_report(report, test))
+        examples = examples_on_cluster(trial.recipe, checkpoint, report.confidence)
+        keep_front(place, own, report, bootstrap_report(report, test), examples)
         if trial is result.best:
             # Named by the space, so that each search of it makes another version of one model.
             named = replace(trial.recipe, name=space.name)

@@ -4,7 +4,7 @@ from dvt.tracking.address import check_tracking, resolve_tracking_uri, tracking_
 from dvt.tracking.errors import TrackingError, without_credentials
 from dvt.tracking.git import CodeVersion, code_version
 from dvt.tracking.model_package import ModelContent
-from dvt.tracking.page import open_page, page_command, run_page
+from dvt.tracking.page import open_page, page_command, run_page, ui_command
 from dvt.tracking.registry import ModelRecord, log_and_register_model
 from dvt.tracking.run_checkpoints import log_checkpoints
 from dvt.tracking.run_fronts import log_front
@@ -39,5 +39,6 @@ __all__ = [
     "resolve_tracking_uri",
     "run_page",
     "tracking_address",
+    "ui_command",
     "without_credentials",
 ]

@@ -37,6 +37,11 @@ def page_command(record: RunRecord) -> str:
     return shlex.join([_program(), "page", record.run_id, "--tracking-uri", record.address])
 
 
+def ui_command(record: RunRecord) -> str:
+    """The shell command that opens the page of `dvt ui` on a run's front: one line, without credentials."""
+    return shlex.join([_program(), "ui", record.run_id, "--tracking-uri", record.address])
+
+
 def open_page(
     uri: str, run_id: str, *, show: Callable[[str], None], port: int | None = None, browser: bool = True
 ) -> None:
@@ -52,9 +57,9 @@ def open_page(
     Raises:
         TrackingError: If the run is not there or the server does not start.
     """
-    with _interrupted_by_sigterm(), run_page(uri, run_id, port=port) as (url, server):
+    with interrupted_by_sigterm(), run_page(uri, run_id, port=port) as (url, server):
         show(url)
-        if browser and _has_desktop():
+        if browser and has_desktop():
             webbrowser.open(url)
         if server is not None:
             with suppress(KeyboardInterrupt):
@@ -150,8 +155,8 @@ def _free_port(wanted: int | None) -> int:
 
 
 @contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
-    """Let a termination end us as Ctrl-C does; else the server would outlive us."""
+def interrupted_by_sigterm() -> Iterator[None]:
+    """Let a termination end us as Ctrl-C does; else a server that we started would outlive us."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -159,7 +164,8 @@ def _interrupted_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _has_desktop() -> bool:
+def has_desktop() -> bool:
+    """Whether a browser that is started here can be seen."""
     return sys.platform == "darwin" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"))
 
 

@@ -78,6 +78,18 @@ def runs_with_fronts(uri: str, experiments: Sequence[str] = ()) -> Iterator[RunF
         ConfigError: If there is no experiment of a name.
         TrackingError: If MLflow does not answer, or a front cannot be read.
     """
+    for run, experiment in tagged_runs(uri, experiments):
+        yield RunFront(
+            run_id=run.info.run_id,
+            name=str(run.info.run_name),
+            experiment=experiment,
+            started=begun(run),
+            report=_read_front(run, uri),
+        )
+
+
+def tagged_runs(uri: str, experiments: Sequence[str] = ()) -> Iterator[tuple[Run, str]]:
+    """The runs of `runs_with_fronts` and the names of their experiments, without the fronts themselves."""
     check_store(uri)
     client = MlflowClient(tracking_uri=uri)
     names = _experiments(client, uri, experiments)
@@ -93,16 +105,15 @@ def runs_with_fronts(uri: str, experiments: Sequence[str] = ()) -> Iterator[RunF
                 page_token=token,
             )
         for run in page:
-            yield RunFront(
-                run_id=run.info.run_id,
-                name=str(run.info.run_name),
-                experiment=names[str(run.info.experiment_id)],
-                started=datetime.fromtimestamp(run.info.start_time / 1000, UTC),
-                report=_read_front(run, uri),
-            )
+            yield run, names[str(run.info.experiment_id)]
         token = page.token
         if not token:
             return
+
+
+def begun(run: Run) -> datetime:
+    """When a run was started."""
+    return datetime.fromtimestamp(run.info.start_time / 1000, UTC)
 
 
 def best_runs(uri: str, budget_macs: float, experiments: Sequence[str] = ()) -> list[RunAtBudget]:
@@ -168,7 +179,18 @@ def _experiments(client: MlflowClient, uri: str, wanted: Sequence[str]) -> dict[
 
 
 def _read_front(run: Run, uri: str) -> FrontReport:
-    """A run's front, from this machine's copy where that is the newest."""
+    try:
+        return front_report_of(front_text(run, uri), f"the front of run {run.info.run_id}")
+    except ValueError as error:
+        raise TrackingError(f"{error}; measure it again by dvt front {run.info.run_id}") from error
+
+
+def front_text(run: Run, uri: str) -> str:
+    """The `front.json` of a run that carries `FRONT_TAG`, from this machine's copy where that is the newest.
+
+    Raises:
+        TrackingError: If MLflow does not hand it over.
+    """
     digest, run_id = run.data.tags[FRONT_TAG], run.info.run_id
     copy = _cache_folder() / f"{run_id}-{digest[:16]}.json"
     content = copy.read_bytes() if copy.is_file() else b""
@@ -181,10 +203,7 @@ def _read_front(run: Run, uri: str) -> FrontReport:
         partial = copy.with_suffix(f".{os.getpid()}")
         partial.write_bytes(content)
         partial.replace(copy)
-    try:
-        return front_report_of(content.decode(), f"the front of run {run_id}")
-    except ValueError as error:
-        raise TrackingError(f"{error}; measure it again by dvt front {run_id}") from error
+    return content.decode(errors="replace")
 
 
 def _cache_folder() -> Path:

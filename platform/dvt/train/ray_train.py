@@ -56,7 +56,7 @@ def summarize_data(recipe: Recipe) -> DataSummary:
         ConfigError: If the recipe's `data` or `cascade` does not fit what is there.
         DataError: If the images cannot be used.
     """
-    return _on_cluster(recipe, 1, _summarize, to_dict(recipe))[0]
+    return on_cluster(recipe, 1, _summarize, to_dict(recipe))[0]
 
 
 def train_on_cluster(
@@ -124,7 +124,7 @@ def score_on_cluster(
         DataError: If an image cannot be read.
     """
     shards = recipe.cluster.num_workers
-    return ExitScores.join(_on_cluster(recipe, shards, _look_at_shard, to_dict(recipe), checkpoint, part, confidence))
+    return ExitScores.join(on_cluster(recipe, shards, _look_at_shard, to_dict(recipe), checkpoint, part, confidence))
 
 
 def predict_on_cluster(recipe: Recipe, checkpoint: ray_train.Checkpoint) -> tuple[Tensor, Tensor]:
@@ -135,7 +135,7 @@ def predict_on_cluster(recipe: Recipe, checkpoint: ray_train.Checkpoint) -> tupl
         them takes as much again for a moment; and labels (images,).
     """
     shards = recipe.cluster.num_workers
-    parts = _on_cluster(recipe, shards, _look_at_shard, to_dict(recipe), checkpoint, "calibration", None)
+    parts = on_cluster(recipe, shards, _look_at_shard, to_dict(recipe), checkpoint, "calibration", None)
     return torch.cat([logits for logits, _ in parts], dim=1), torch.cat([labels for _, labels in parts])
 
 
@@ -236,8 +236,8 @@ def _look_at_shard(
     return score_images(model, images, recipe.data, device, shards[0], shards[1], confidence)
 
 
-def _on_cluster(recipe: Recipe, num_shards: int, work: Callable[..., T], *args: Any) -> list[T]:
-    """Run `work` as one Ray task a shard, each with a worker's resources."""
+def on_cluster(recipe: Recipe, num_shards: int, work: Callable[..., T], *args: Any) -> list[T]:
+    """Run `work` as one Ray task a shard, each with a worker's resources; `args` and then its shard and their number go in."""
     task: Any = ray.remote(work)
     resources = recipe.cluster.worker_resources
     task = task.options(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0))
