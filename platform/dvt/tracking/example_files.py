@@ -1,7 +1,7 @@
 """`examples.json`: the example images of a front in one small file, for the page of `dvt ui`.
 
-Each image is small, as PNG or, where that is smaller, JPEG, and comes with what it shows, what each exit sees and how sure
-each exit is. So a reader decides at which exit it leaves for thresholds that nobody had in mind when the file was made.
+Each image is small, as PNG or, where that is smaller, JPEG, and comes with what it shows, what each exit sees and how
+sure each exit is. So a reader decides where it leaves, by thresholds that nobody had in mind when the file was made.
 """
 
 import base64

@@ -1,6 +1,6 @@
 """What the page of `dvt ui` shows of runs: which there are, and of each its front, its model and its example images.
 
-All that the page decides by itself, at which exit an image leaves and what a budget reaches, follows from these numbers.
+All that the page decides by itself, where an image leaves and what a budget reaches, follows from these numbers.
 """
 
 import hashlib

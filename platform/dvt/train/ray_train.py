@@ -237,7 +237,7 @@ def _look_at_shard(
 
 
 def on_cluster(recipe: Recipe, num_shards: int, work: Callable[..., T], *args: Any) -> list[T]:
-    """Run `work` as one Ray task a shard, each with a worker's resources; `args` and then its shard and their number go in."""
+    """Run `work` as one Ray task a shard, each with a worker's resources, by `args`, its shard and `num_shards`."""
     task: Any = ray.remote(work)
     resources = recipe.cluster.worker_resources
     task = task.options(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0))

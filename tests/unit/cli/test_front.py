@@ -20,7 +20,9 @@ from dvt.tracking.front_files import read_front_report, write_front_files
 from tests.unit.cli.trained_run import CASCADE, Trained, make_trained
 
 MACS = macs_per_exit(CASCADE)
-FILES = {"front.json", "front.csv", "front.png", "shares.png", "front.html", "contact_sheet.png", "front_time.png"}
+FILES = {"front.json", "front.csv", "front.png", "shares.png", "front.html", "contact_sheet.png", "front_time.png"} | {
+    "examples.json"
+}
 
 
 @pytest.fixture(scope="module")
