@@ -195,10 +195,11 @@ def test_the_command_can_be_copied(page: tuple[Browser, str], store: dict[str, A
 
 def test_runs_can_be_searched_and_left_out(page: tuple[Browser, str]) -> None:
     browser, _ = page
-    listed = "[...document.querySelectorAll('#runs li')].filter(each => !each.hidden).map(each => each.querySelector('b').textContent)"
+    listed = "[...document.querySelectorAll('#runs li:not([hidden]) b')].map(each => each.textContent)"
     assert browser.see(listed) == ["second", "first"]
     browser.see(
-        "(() => { const s = document.getElementById('search'); s.value = 'SEC dvt'; s.dispatchEvent(new Event('input')); })()"
+        "(() => { const s = document.getElementById('search'); s.value = 'SEC dvt'; "
+        "s.dispatchEvent(new Event('input')); })()"
     )
     assert browser.see(listed) == ["second"]
     browser.see("document.querySelector('#runs li:not([hidden]) input').click()")
@@ -228,7 +229,8 @@ CONTRASTS = """(() => {
     if (![...node.childNodes].some(each => each.nodeType === 3 && each.textContent.trim())) continue;
     if (!node.getClientRects().length || node.closest(".hidden, [hidden]") || node.tagName === "OPTION") continue;
     const style = getComputedStyle(node);
-    const [a, b] = [read(node.namespaceURI.endsWith("svg") ? style.fill : style.color), behind(node)].map(c => light(c.slice(0, 3)));
+    const ink = read(node.namespaceURI.endsWith("svg") ? style.fill : style.color).slice(0, 3);
+    const [a, b] = [light(ink), light(behind(node))];
     const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
     if (ratio < 4.5) low.push(`${node.tagName} ${node.className} ${node.textContent.slice(0, 30)} ${ratio.toFixed(2)}`);
   }
