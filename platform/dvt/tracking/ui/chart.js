@@ -75,7 +75,7 @@ class Chart {
   }
 
   _scales(width, height, [cheap, dear], [least, most]) {
-    Object.assign(this, {left: 46, right: width - 8, top: 10, bottom: height - 44});
+    Object.assign(this, {left: 46, right: width - 20, top: 10, bottom: height - 44});
     const spare = (dear / cheap) ** 0.04 || 1.1, room = Math.max(most - least, 2);
     this.low = cheap / spare; this.high = dear * spare;
     this.least = least - 0.08 * room; this.most = Math.min(most + 0.08 * room, 100 + 0.03 * room);

@@ -114,12 +114,12 @@ function makeCard(run) {
   card.style.setProperty("--c", run.colour);
   const head = make(card, "h2");
   make(head, "span", {title: run.name}, run.name);
-  make(head, "span", {class: "best"}, "best within it");
+  make(head, "span", {class: "best"}, "most accurate");
   make(card, "p", {class: "where"}, run.model
     ? `${run.model.name} version ${run.model.version}` + run.model.aliases.map(alias => ` · ${alias}`).join("")
     : "not registered as a model");
   const figures = make(card, "div", {class: "figures"});
-  const [top1, macs] = ["top-1 on test images", "mean MACs on test images"].map(text => {
+  const [top1, macs] = ["top-1 accuracy", "mean multiply-adds"].map(text => {
     const place = make(figures, "div"), number = make(place, "b");
     place.append(text);
     return number;
@@ -193,8 +193,8 @@ function makeColumns(run) {
   byId("examples").replaceChildren();
   return run.exits.map(exit => {
     const column = make(byId("examples"), "div", {class: "column"}), head = make(column, "h3", {}, `${exit.name} · ${exit.grid}x${exit.grid}`);
-    const told = make(head, "small"), tiles = make(column, "div", {class: "tiles", tabindex: "0", "aria-label": exit.name});
-    return {told, tiles};
+    const told = make(head, "small"), wrong = make(head, "small"), tiles = make(column, "div", {class: "tiles", tabindex: "0", "aria-label": exit.name});
+    return {told, wrong, tiles};
   });
 }
 
@@ -225,7 +225,8 @@ function placeTiles({columns, tiles}, point) {
   }
   columns.forEach((column, index) => {
     const [count, wrong] = counts[index], list = lists[index];
-    column.told.textContent = `${count} of ${tiles.length}` + (wrong ? ` · ${wrong} wrong` : "");
+    column.told.textContent = `${count} of ${tiles.length}`;
+    column.wrong.textContent = count ? `${wrong} wrong` : "";
     if (list.length !== column.tiles.children.length || list.some((tile, i) => tile !== column.tiles.children[i]))
       column.tiles.replaceChildren(...list);
   });
@@ -244,15 +245,25 @@ function render() {
     row.box.style.setProperty("--c", chosen.has(row.key) ? `var(--run${chosen.get(row.key)})` : "");
   }
   byId("count").textContent = `${chosen.size} of ${rows.length} shown`;
-  chart.show(shown);
   legend();
   byId("cards").replaceChildren();
   views = shown.map(makeCard);
   byId("budget").disabled = !shown.length;
   if (shown.length) keepBudget();
+  drawChart();
   isFollowing = isFollowing || !shown.some(run => run.key === exampleKey);
   showExamplesOf();
   update();
+}
+
+// The slider lies below the chart's axis: its thumb stands below the budget's line.
+function drawChart() {
+  chart.show(shown);
+  if (!shown.length) return;
+  const [from, to] = limits(shown).map(chart.x), {style} = byId("budget"), thumb = 16;
+  style.marginLeft = `${from - thumb / 2}px`;
+  style.width = `${to - from + thumb}px`;
+  chart.mark(budget, shown.map(run => pointWithin(run, budget)));
 }
 
 // Runs came or went: the slider's ends move, the budget stays where it can.
@@ -306,8 +317,7 @@ async function begin() {
   byId("search").addEventListener("input", search);
   byId("budget").addEventListener("input", () => { budget = budgetAt(+byId("budget").value, limits(shown)); update(); });
   byId("of").addEventListener("change", () => { exampleKey = byId("of").value; isFollowing = false; showExamplesOf(); update(); });
-  new ResizeObserver(() => { chart.show(shown); if (shown.length) chart.mark(budget, shown.map(run => pointWithin(run, budget))); })
-    .observe(byId("chart"));
+  new ResizeObserver(drawChart).observe(byId("chart"));
   const told = await ask("api/runs");
   ({runs: rows, options = ""} = told);
   listRuns();
