@@ -17,6 +17,12 @@ function toldMacs(macs, space = " ") {
   return +(macs / size).toPrecision(3) + (unit && space + unit);
 }
 
+// The same with zeros at the end, so that a number that changes keeps its width.
+function toldDigits(macs) {
+  const [number, unit = ""] = toldMacs(macs).split(" ");
+  return `${(+number).toPrecision(3)} ${unit}`.trim();
+}
+
 function logTicks(low, high, most) {
   let found = [];
   for (const mantissas of [[1, 1.5, 2, 3, 4, 5, 7], [1, 2, 3, 5], [1, 2, 5], [1, 3], [1]]) {

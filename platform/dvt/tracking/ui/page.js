@@ -145,7 +145,7 @@ function toldThreshold(threshold) {
 function fillCard(view, run, point, isBest) {
   view.card.classList.toggle("is-best", isBest);
   view.top1.textContent = point ? percent(point.top1, 2) : "–";
-  view.macs.textContent = point ? toldMacs(point.macs) : "–";
+  view.macs.textContent = point ? toldDigits(point.macs) : "–";
   view.exits.forEach(({bar, share, threshold}, index) => {
     bar.style.width = point ? `${100 * point.shares[index]}%` : "0";
     share.textContent = point ? percent(point.shares[index]) : "–";
@@ -305,7 +305,7 @@ function showExamplesOf() {
 
 function update() {
   const points = shown.map(run => pointWithin(run, budget)), best = bestOf(shown, points);
-  byId("told").textContent = shown.length ? toldMacs(budget) : "–";
+  byId("told").textContent = shown.length ? toldDigits(budget) : "–";
   byId("budget").setAttribute("aria-valuetext", shown.length ? `${toldMacs(budget)} mean multiply-adds an image` : "no run");
   chart.mark(budget, points);
   views.forEach((view, index) => fillCard(view, shown[index], points[index], index === best));
