@@ -52,6 +52,8 @@ def test_two_workers_train_measure_and_register(tmp_path: Path) -> None:
     assert code == 0, driver.text
     run = tmp_path / "runs" / "embedded-001"
     report = json.loads((run / "front" / "front.json").read_text())
+    examples = json.loads((run / "front" / "examples.json").read_text())["images"]  # read by a task on the cluster
+    assert {len(image["confidence"]) for image in examples} == {len(report["exits"])}
     assert len(report["budgets"]) == 3
     assert report["static_reference"]["token_grid"] == report["exits"][-1]["token_grid"]
     assert (run / "front" / "front.png").read_bytes().startswith(b"\x89PNG")
