@@ -21,8 +21,11 @@ import venv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import boto3
 import psutil
+from botocore.config import Config
 
 SWIFT_VERSION = "2.38.0"
 PACKAGES = (f"swift=={SWIFT_VERSION}", "eventlet", "setuptools<81")  # Swift 2.38 imports pkg_resources, gone in 81
@@ -104,6 +107,17 @@ class S3Server:
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
             "AWS_DEFAULT_REGION": REGION,
         }
+
+    def client(self) -> Any:
+        """A client of its own, which keeps nothing in mind; to be closed."""
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            region_name=REGION,
+            config=Config(s3={"addressing_style": "path"}),
+        )
 
 
 @contextlib.contextmanager

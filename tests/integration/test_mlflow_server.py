@@ -5,13 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import mlflow
 import numpy as np
 import psycopg
 import pytest
 import requests
-from botocore.config import Config
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
@@ -23,7 +21,7 @@ from dvt.tracking.moves import roll_back
 from tests.integration.cluster import RayCluster, submitted
 from tests.integration.mlflow_server import ADMIN, TeamServer, as_user
 from tests.integration.postgres_server import running_postgres
-from tests.integration.s3_server import REGION, S3Server
+from tests.integration.s3_server import S3Server
 from tests.integration.test_train_job import TINY, tiny
 from tests.unit.tracking.gate_race import NUM_GATES, race
 
@@ -35,14 +33,7 @@ ANN, BOB = ("ann", "a long password of ann"), ("bob", "a long password of bob")
 
 @pytest.fixture(scope="module")
 def bucket(s3: S3Server) -> Iterator[Any]:
-    client: Any = boto3.client(
-        "s3",
-        endpoint_url=s3.endpoint,
-        aws_access_key_id=s3.access_key,
-        aws_secret_access_key=s3.secret_key,
-        region_name=REGION,
-        config=Config(s3={"addressing_style": "path"}),
-    )
+    client: Any = s3.client()
     client.create_bucket(Bucket=BUCKET)
     yield client
     client.close()

@@ -6,15 +6,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pandas as pd
 import pytest
 import torch
-from botocore.config import Config
 
 from dvt.train.checkpoint import save_checkpoint
 from dvt.train.state import TrainingState
-from tests.integration.s3_server import REGION, S3Server
+from tests.integration.s3_server import S3Server
 from tests.unit.data.images import write_image
 from tests.unit.tracking.tiny import tiny_recipe
 
@@ -25,14 +23,7 @@ SOURCE_ROOT = Path(__file__).resolve().parents[2] / "platform"
 
 
 def upload(server: S3Server, files: dict[str, bytes]) -> None:
-    client: Any = boto3.client(
-        "s3",
-        endpoint_url=server.endpoint,
-        aws_access_key_id=server.access_key,
-        aws_secret_access_key=server.secret_key,
-        region_name=REGION,
-        config=Config(s3={"addressing_style": "path"}),
-    )
+    client: Any = server.client()
     client.create_bucket(Bucket=BUCKET)
     for key, content in files.items():
         client.put_object(Bucket=BUCKET, Key=key, Body=content)

@@ -6,13 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from botocore.config import Config
 from mlflow import MlflowClient
 
 from tests.integration.cluster import RayCluster, driving, running_cluster
-from tests.integration.s3_server import REGION, S3Server
+from tests.integration.s3_server import S3Server
 from tests.integration.test_train_job import tiny
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -25,14 +23,7 @@ class Bucket:
     """A bucket as others see it, with a client that keeps nothing in mind."""
 
     def __init__(self, server: S3Server) -> None:
-        self._client: Any = boto3.client(
-            "s3",
-            endpoint_url=server.endpoint,
-            aws_access_key_id=server.access_key,
-            aws_secret_access_key=server.secret_key,
-            region_name=REGION,
-            config=Config(s3={"addressing_style": "path"}),
-        )
+        self._client: Any = server.client()
         self._client.create_bucket(Bucket=BUCKET)
 
     def keys(self, prefix: str = "") -> list[str]:

@@ -213,7 +213,8 @@ def test_it_fits_a_narrow_screen_and_can_be_read(page: tuple[Browser, str], sche
     browser, _ = page
     browser.show(360, 700, scheme)
     browser.wait_for("innerWidth === 360 && document.documentElement.scrollWidth <= 360")
-    browser.wait_for(f"({CONTRASTS}).length === 0")
+    browser.wait_for(f"matchMedia('(prefers-color-scheme: {scheme})').matches")
+    assert browser.see(CONTRASTS) == []
     browser.show(1280, 900)
 
 

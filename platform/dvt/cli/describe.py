@@ -10,9 +10,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from dvt.cli.summary import told_bytes, told_macs
 from dvt.config import CascadeConfig, ConfigError, Problem, load_recipe, to_dict
 from dvt.models import VARIANTS, Cascade, macs_per_exit, relation_numbers, stage_macs
+from dvt.models.told_amounts import told_bytes, told_macs
 from dvt.train.checkpoint import load_checkpoint
 
 _PARTS = {

@@ -8,8 +8,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from dvt.cli.summary import print_places, told_macs
+from dvt.cli.summary import print_places
 from dvt.config import ConfigError, Problem
+from dvt.models.told_amounts import told_macs
 from dvt.serving.exported import CASCADE, READER, ExportedStage, check_can_export, export_model
 from dvt.serving.model import open_model
 

@@ -7,9 +7,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from dvt.cli.summary import told_macs
 from dvt.data import DataSets
 from dvt.exits import ExitScores, FrontReport, exit_indices
+from dvt.models.told_amounts import told_macs
 from dvt.tracking.contact_sheet import (
     ContactSheet,
     ExampleRow,

@@ -21,7 +21,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from dvt.cli.summary import told_macs
+from dvt.models.told_amounts import told_macs
 from dvt.serving.prediction import PREDICTIONS, Prediction, predictions_table
 
 CSV, PARQUET = ".csv", ".parquet"

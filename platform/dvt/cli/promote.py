@@ -10,10 +10,11 @@ from rich.table import Table
 from dvt.cli.amounts import read_macs
 from dvt.cli.failure import FAILED
 from dvt.cli.gate_scores import measured_verdict
-from dvt.cli.summary import print_places, told_macs
+from dvt.cli.summary import print_places
 from dvt.config import ConfigError, Problem
 from dvt.exits.gate import LEAST_SAVING, OVER_BUDGET
 from dvt.exits.paired import LEVEL
+from dvt.models.told_amounts import told_macs
 from dvt.tracking import tracking_address
 from dvt.tracking.moves import Move
 from dvt.tracking.promotion import Grounds, read_grounds, settle

@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from dvt.cli.amounts import read_macs
-from dvt.cli.summary import print_places, told_macs
+from dvt.cli.summary import print_places
 from dvt.config import ConfigError, Problem
+from dvt.models.told_amounts import told_macs
 from dvt.tracking import RunRecord, page_command, tracking_address
 from dvt.tracking.run_fronts import RunAtBudget, best_runs
 

@@ -9,9 +9,9 @@ from rich.table import Table
 
 from dvt.cli.describe import headline
 from dvt.cli.search import space_file
-from dvt.cli.summary import told_bytes, told_macs
 from dvt.config import CascadeConfig, Recipe, flatten, to_dict
 from dvt.config.yaml_text import spell
+from dvt.models.told_amounts import told_bytes, told_macs
 from dvt.search import CascadeCost, Space, load_space
 from dvt.search.choices import BACKBONE_FIELDS, REUSE_FIELDS
 

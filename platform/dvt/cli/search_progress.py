@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from dvt.cli.summary import told_macs
 from dvt.config import CascadeConfig
+from dvt.models.told_amounts import told_macs
 from dvt.search.objective import EpochFront
 from dvt.search.results import SearchResult, TrialResult, UnionPoint
 from dvt.search.space import Space

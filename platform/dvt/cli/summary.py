@@ -8,7 +8,7 @@ from rich.table import Table
 from dvt.config import CascadeConfig
 from dvt.exits import FrontReport
 from dvt.models import macs_per_exit
-from dvt.models.told_amounts import told_macs as told_macs  # also for those who tell amounts beside a summary
+from dvt.models.told_amounts import told_macs
 
 
 def print_report(console: Console, report: FrontReport) -> None:
@@ -70,8 +70,3 @@ def print_places(console: Console, places: Mapping[str, str]) -> None:
     width = max(map(len, places))
     for name, place in places.items():
         console.print(f"{name:{width}}  {place}", soft_wrap=True, highlight=False, markup=False)
-
-
-def told_bytes(size: int) -> str:
-    """Memory as a person reads it, such as `1.37 MiB`."""
-    return f"{size / 2**20:.3g} MiB" if size >= 2**20 else f"{size / 2**10:.3g} KiB"

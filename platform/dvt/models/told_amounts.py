@@ -7,3 +7,8 @@ def told_macs(macs: float, digits: int = 3) -> str:
         if macs >= size:
             return f"{macs / size:.{digits}g} {unit}"
     return f"{macs:.{digits}g}"
+
+
+def told_bytes(size: int) -> str:
+    """Memory as a person reads it, such as `1.37 MiB`."""
+    return f"{size / 2**20:.3g} MiB" if size >= 2**20 else f"{size / 2**10:.3g} KiB"

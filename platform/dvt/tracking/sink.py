@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 
 from mlflow import MlflowClient
@@ -50,7 +50,7 @@ class MlflowSink:
         self._spool = Spool(tracking_uri, run_id)
         self._client = MlflowClient(tracking_uri=tracking_uri)
         self._changed = threading.Condition()
-        self._has_new, self._is_closed, self._has_given_up = True, False, False
+        self._has_new, self._is_closed, self._has_given_up, self._has_ended_well = True, False, False, False
         self._refusal: TrackingError | None = None  # what trying again would not change
         self._last_failure = "no answer"
         self._sender = threading.Thread(target=self._send_all, name=f"dvt-metrics-{run_id}", daemon=True)
@@ -92,7 +92,7 @@ class MlflowSink:
             self._changed.notify_all()
         if self._refusal is not None:
             raise self._refusal
-        if self._sender.is_alive():
+        if not self._has_ended_well:
             with one_sentence(f"take what run {self.run_id} measured within {wait_s:g} s", self.tracking_uri):
                 kept = f"{self._spool.count()} reports wait in {self._spool.path}; run the same command again"
                 raise OSError(f"{self._last_failure}; {kept}")
@@ -104,6 +104,7 @@ class MlflowSink:
         while True:
             try:
                 if not self._is_more_to_come():
+                    self._has_ended_well = True
                     return
                 self._send(self._spool.oldest(_MOST_CALLS))
             except TrackingError as error:
@@ -182,13 +183,14 @@ def all_handed_on(record: RunRecord) -> Iterator[None]:
     Raises:
         TrackingError: If it does not take it; of a context that failed, its own error is raised instead.
     """
+    has_failed = True
     try:
         yield
-    except BaseException:
-        with suppress(TrackingError):
-            MlflowSinkFactory.of(record)().close(_HASTY_WAIT_S)
-        raise
-    MlflowSinkFactory.of(record)().close()
+        has_failed = False
+    finally:
+        # What ended the run must be told, and soon, not that MLflow is away.
+        with suppress(TrackingError) if has_failed else nullcontext():
+            MlflowSinkFactory.of(record)().close(_HASTY_WAIT_S if has_failed else CLOSE_WAIT_S)
 
 
 def log_metrics(record: RunRecord, metrics: Mapping[str, float], step: int) -> None:

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from dvt.cli.progress import Row, line
-from dvt.cli.summary import print_places, print_report, told_macs
+from dvt.cli.summary import print_places, print_report
 from dvt.exits import (
     BudgetPoint,
     Confidence,
@@ -19,6 +19,7 @@ from dvt.exits import (
     GuaranteedPoint,
     StaticReference,
 )
+from dvt.models.told_amounts import told_macs
 
 INF = float("inf")
 

@@ -129,6 +129,30 @@ def test_what_another_process_could_not_hand_on_is_handed_on_by_the_next_sink(re
     assert spool.count() == 0
 
 
+def test_what_ended_a_run_is_told_not_that_mlflow_refuses(record: RunRecord) -> None:
+    MlflowClient(tracking_uri=record.tracking_uri).delete_run(record.run_id)
+    Spool(record.tracking_uri, record.run_id).put({"left": 1.0}, 0, 0)
+    with pytest.raises(ZeroDivisionError), all_handed_on(record):
+        raise ZeroDivisionError
+    with pytest.raises(TrackingError, match="Current state is deleted"), all_handed_on(record):
+        pass
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_sender_that_broke_is_told(record: RunRecord, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object, **options: object) -> None:
+        raise KeyError("something that nobody expects of MLflow")
+
+    sink = MlflowSinkFactory.of(record)()
+    monkeypatch.setattr(sink._client, "log_batch", broken)
+    sink.log_metrics({"kept": 1.0}, step=0)
+    with pytest.raises(TrackingError, match=r"1 reports wait in .*; run the same command again"):
+        sink.close()
+    with all_handed_on(record):
+        pass
+    assert history(record, "kept") == [(0, 1.0)]
+
+
 def test_a_report_that_is_handed_on_twice_is_kept_once(record: RunRecord) -> None:
     for _ in range(2):  # as by a process that died between MLflow's answer and its note of it
         Spool(record.tracking_uri, record.run_id).put({"twice": 1.0}, 0, 1_700_000_000_000)
