@@ -10,7 +10,7 @@ from dvt.cli.cluster import ClusterError
 from dvt.config import ConfigError
 from dvt.data import DataError
 from dvt.models import WeightsError
-from dvt.serving.errors import BatchPredictionError
+from dvt.serving.errors import BatchPredictionError, ServingError
 from dvt.serving.exported import ExportError
 from dvt.tracking import TrackingError
 from dvt.train.errors import CheckpointError, TrainingError
@@ -32,6 +32,7 @@ def exit_code_of(command: Callable[[], int]) -> int:
         ClusterError,
         DataError,
         ExportError,
+        ServingError,
         TrackingError,
         TrainingError,
         WeightsError,

@@ -3,3 +3,7 @@
 
 class BatchPredictionError(RuntimeError):
     """A batch job cannot go on."""
+
+
+class ServingError(RuntimeError):
+    """An application cannot be deployed."""

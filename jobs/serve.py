@@ -1,0 +1,14 @@
+#!/usr/bin/env python
+"""Serve a model on a Ray cluster: `ray job submit --working-dir . -- jobs/serve.py --model MODEL ...`."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "platform"))  # the cluster's nodes need not have the project installed
+
+from dvt.cli.failure import exit_code_of  # noqa: E402
+from dvt.cli.serve_job import main  # noqa: E402
+
+if __name__ == "__main__":
+    sys.exit(exit_code_of(lambda: main(sys.argv[1:])))
