@@ -1,4 +1,4 @@
-"""`jobs/serve.py`: serves a model over HTTP on a Ray cluster, each stage a deployment of its own, until it is told to end.
+"""`jobs/serve.py`: serves a model over HTTP on a Ray cluster, each stage a deployment of its own, until told to end.
 
 Nothing is kept in the job: the deployments open the model themselves, by its version, wherever they run.
 """
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import ray
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from rich.console import Console
 
@@ -55,21 +56,39 @@ def main(words: Sequence[str]) -> int:
 
 def _serve(plan: ServingPlan, asked: argparse.Namespace, console: Console) -> None:
     """Deploy, tell where, and take it away again when told to end."""
-    told = threading.Event()
+    _tell_room(plan, console)
     try:
-        serve.start(http_options={"host": asked.host, "port": asked.port})
-        serve.run(build_application(plan), name=asked.name, route_prefix=asked.route)
+        _deploy(plan, asked)
         address = f"http://{asked.host}:{asked.port}{asked.route}"
         print_places(console, {"model": plan.model, "address": address})
         console.print("Serving; Ctrl-C ends it.", style="bold")
-        told.wait()
-    except (RayServeException, ray.exceptions.RayError, RuntimeError) as error:
-        rule = f"the application must come up on the cluster, got: {error}; see the log of Ray Serve"
-        raise ServingError(" ".join(rule.split())) from error
+        threading.Event().wait()
     except KeyboardInterrupt:
         console.print("Ending: requests that were taken are answered first.")
-    finally:
-        serve.delete(asked.name)
+    serve.delete(asked.name)
+    if not serve.status().applications:  # else another job's still run here
+        serve.shutdown()
+
+
+def _deploy(plan: ServingPlan, asked: argparse.Namespace) -> None:
+    try:
+        serve.start(http_options={"host": asked.host, "port": asked.port})
+        serve.run(build_application(plan), name=asked.name, route_prefix=asked.route)
+    # Ray 2.60 says with a RuntimeError that a deployment did not come up, and with a ValueError that a route is taken.
+    except (RayServeException, RayError, RuntimeError, ValueError) as error:
+        rule = f"the application must come up on the cluster, got: {error}; see Ray Serve's log on the dashboard"
+        raise ServingError(" ".join(rule.split())) from error
+
+
+def _tell_room(plan: ServingPlan, console: Console) -> None:
+    """Say what is waited for; a cluster that grows may still give it."""
+    wanted = {"CPU": plan.num_replicas * plan.cpus_per_replica, "GPU": float(plan.num_replicas * plan.use_gpu)}
+    found = ray.cluster_resources()
+    for name, count in wanted.items():
+        has = float(found.get(name, 0))
+        if count > has:
+            told = f"{plan.num_replicas} replicas need {count:g} {name}s"
+            console.print(f"Waiting for the cluster to grow: {told}, it has {has:g} now.")
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
@@ -149,5 +168,5 @@ def _cpus(asked: float | None, num_replicas: int) -> float:
     """Cores of a replica: as typed, else one, or an even share where there are fewer."""
     if asked is not None:
         return asked
-    share = ray.cluster_resources().get("CPU", 0) / num_replicas
+    share = float(ray.cluster_resources().get("CPU", 0)) / num_replicas
     return min(1.0, math.floor(100 * share) / 100)

@@ -61,8 +61,8 @@ class DriftWatch:
     ) -> None:
         if num_calibration < 1 or window < _CHECKS_PER_WINDOW or not 0 < false_alarm_rate < 1:
             raise ValueError(
-                f"num_calibration must be at least 1, window at least {_CHECKS_PER_WINDOW} and false_alarm_rate between "
-                f"0 and 1, got {num_calibration}, {window} and {false_alarm_rate:g}"
+                f"num_calibration must be at least 1, window at least {_CHECKS_PER_WINDOW}, false_alarm_rate between 0 "
+                f"and 1, got {num_calibration}, {window}, {false_alarm_rate:g}"
             )
         self._num_calibration = num_calibration
         self._window = window

@@ -72,7 +72,7 @@ class Journey:
         while len(rows):
             try:
                 async for left in self._once(group.at(rows)):
-                    _answer(left, [answers[row] for row in rows])
+                    _answer(left, [answers[row] for row in rows.tolist()])
             except self._lost as error:
                 if time.monotonic() >= end:
                     _fail(answers, LostError(f"a stage must answer within {self._patience_s:g} s, got: {error}"))
@@ -82,7 +82,7 @@ class Journey:
             except Exception as error:  # noqa: BLE001
                 _fail(answers, error)
                 return
-            rows = np.array([row for row in rows if not answers[row].done()], dtype=np.int64)
+            rows = np.array([row for row in rows.tolist() if not answers[row].done()], dtype=np.int64)
 
     async def _once(self, group: ImageGroup) -> AsyncIterator[Leavers]:
         """Who leaves, part after part, as rows of the group."""

@@ -65,6 +65,11 @@ class ServingPlan:
     num_calibration: int | None  # images that shares were seen on; None is what the model tells, else 1000
 
     @property
+    def num_replicas(self) -> int:
+        """Processes that run stages, at least."""
+        return sum(part.replicas.least for part in self.parts)
+
+    @property
     def num_threads(self) -> int:
         """Threads of torch in a replica."""
         return max(1, int(self.cpus_per_replica))

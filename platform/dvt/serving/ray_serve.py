@@ -8,6 +8,7 @@ images that leave early are answered while the others go on.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,16 +23,15 @@ from ray.serve.handle import DeploymentHandle
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from dvt.config import ConfigError
+from dvt.config import ConfigError, Problem
 from dvt.exits import PLAIN, Thresholds
-from dvt.inference import measure_latency, profile_of
-from dvt.inference.latency import QUICK_BATCH_SIZES, QUICK_REPEATS
+from dvt.inference import profile_of
 from dvt.models import macs_per_exit
 from dvt.serving.drift import DriftWatch
 from dvt.serving.gathering import Gathering
 from dvt.serving.journey import Answer, Journey, LostError, PartReply
 from dvt.serving.model import open_model
-from dvt.serving.plan import PartPlan, Replicas, ServingPlan
+from dvt.serving.plan import Replicas, ServingPlan
 from dvt.serving.request import Asked, Chosen, RefusedError, RequestBudgets, read_request
 from dvt.serving.stage_part import ImageGroup, PartResult, StagePart
 
@@ -60,12 +60,8 @@ class StageReplica:
         device = torch.device("cuda" if plan.use_gpu else "cpu")
         model = open_model(model=plan.model, tracking_uri=plan.tracking_uri)
         confidence = PLAIN if model.thresholds is None else model.thresholds.confidence
-        self._seconds: tuple[float, ...] = ()
-        if part_index == 0:  # one of all must tell; the others only keep what they run
-            profile = profile_of(model.profiles, device)
-            if profile is None:
-                profile = measure_latency(model.cascade.to(device), QUICK_BATCH_SIZES, QUICK_REPEATS)
-            self._seconds = profile.seconds_per_exit()
+        profile = profile_of(model.profiles, device)
+        self._seconds = None if profile is None else profile.seconds_per_exit()
         for index, stage in enumerate(model.cascade.stages):
             stage.to(device if index in part.stages else "meta")
         self._part = StagePart(model.cascade, confidence, part.stages)
@@ -87,8 +83,8 @@ class StageReplica:
         group: ImageGroup = given if isinstance(given, ImageGroup) else await given
         return await self._gathering.submit(group)
 
-    async def seconds_per_exit(self) -> tuple[float, ...]:
-        """(E,), seconds of an image that leaves at each exit; of the first part alone."""
+    async def seconds_per_exit(self) -> tuple[float, ...] | None:
+        """(E,), seconds of an image that leaves at each exit on this device; None where no profile tells."""
         return self._seconds
 
     async def is_ready(self) -> bool:
@@ -116,7 +112,7 @@ class Ingress:
         parts: Handles of the parts' deployments, in their order.
     """
 
-    def __init__(self, plan: ServingPlan, *parts: DeploymentHandle) -> None:
+    def __init__(self, plan: ServingPlan, *parts: DeploymentHandle[Any]) -> None:
         torch.set_num_threads(1)
         model = open_model(plan.model, plan.tracking_uri)
         config, table = model.cascade.config, model.thresholds
@@ -173,8 +169,8 @@ class Ingress:
         return {
             "label": answer.label,
             "class_name": self._class_names[answer.label],
-            "prob": answer.prob,
-            "confidence": answer.confidence,
+            "prob": _number(answer.prob),
+            "confidence": _number(answer.confidence),
             "exit_index": answer.exit_index + 1,
             "macs": self._macs[answer.exit_index],
         }
@@ -190,9 +186,12 @@ class Ingress:
         return answers
 
     async def _seconds_per_exit(self) -> tuple[float, ...]:
-        """What stages take where they run, as the first of them measured."""
+        """What stages take where they run; asked of a stage, as the ingress may run on another kind of node."""
         if self._seconds is None:
             self._seconds = await self._parts[0].seconds_per_exit.remote()
+        if self._seconds is None:
+            rule = "must come with a model whose latency was measured on this device, and this one's was not"
+            raise ConfigError([Problem("budget_ms", f"{rule}; run dvt profile, or send budget_macs")])
         return self._seconds
 
     async def _readiness(self) -> Response:
@@ -220,30 +219,37 @@ class _Record:
         self._share = metrics.Gauge("dvt_exit_share", "Share of the last images that left at an exit.", tags)
         self._expected = metrics.Gauge("dvt_exit_share_expected", "What it was of calibration images.", tags)
         self._drift = metrics.Gauge("dvt_drift", "1 while exit shares are out of the calibrated range.")
-        self._drift.set(0)
+        self._is_drifting = False
 
     def note(self, answer: Answer, expected: tuple[float, ...], milliseconds: float) -> None:
         """Note an image; `expected` shares are empty where none are known for its thresholds."""
         tags = {"exit": str(answer.exit_index + 1)}
         self._images.inc(1, tags)
-        self._confidence.observe(answer.confidence, tags)
+        if math.isfinite(answer.confidence):  # one that is no number would spoil the histogram's sum for good
+            self._confidence.observe(answer.confidence, tags)
         self._latency.observe(milliseconds, tags)
+        self._drift.set(float(self._is_drifting))  # Ray 2.60 exports a gauge only while it is set again and again
         check = self._watch.add(expected, answer.exit_index) if expected else None
         if check is None:
             return
         for index, (seen, meant) in enumerate(zip(check.observed, check.expected, strict=True), start=1):
             self._share.set(seen, {"exit": str(index)})
             self._expected.set(meant, {"exit": str(index)})
-        self._drift.set(float(check.is_drifting))
+        self._is_drifting = check.is_drifting
         if check.is_new:
             logger.warning("drift: %s; calibrate again on images such as those that come now", check)
+
+
+def _number(value: float) -> float | None:
+    """JSON has no word for what is no number, as of an image that made the model overflow."""
+    return value if math.isfinite(value) else None
 
 
 def _rows(thresholds: Sequence[Thresholds]) -> Any:
     return torch.tensor(thresholds, dtype=torch.float64).numpy()
 
 
-def _caller(part: DeploymentHandle) -> Callable[[Any], Awaitable[PartReply]]:
+def _caller(part: DeploymentHandle[Any]) -> Callable[[Any], Awaitable[PartReply]]:
     async def call(handed_on: Any) -> PartReply:
         reply: PartReply = await part.run.remote([handed_on])
         return reply
@@ -258,13 +264,16 @@ def _refusal(status: int, sentence: str) -> Response:
 def build_application(plan: ServingPlan) -> serve.Application:
     """The deployments of a plan, ready for `serve.run`."""
     resources = {"num_cpus": plan.cpus_per_replica, "num_gpus": int(plan.use_gpu)}
-    parts = [_deployment(StageReplica, part, resources).bind(plan, index) for index, part in enumerate(plan.parts)]
-    front = serve.deployment(Ingress).options(name=INGRESS, **_options(plan.ingress_replicas, {"num_cpus": 0}))
-    return front.bind(plan, *parts)
+    parts = [
+        _deployment(StageReplica, part.name, part.replicas, resources).bind(plan, index)
+        for index, part in enumerate(plan.parts)
+    ]
+    front: serve.Application = _deployment(Ingress, INGRESS, plan.ingress_replicas, {"num_cpus": 0}).bind(plan, *parts)
+    return front
 
 
-def _deployment(replica: type, part: PartPlan, resources: dict[str, float]) -> serve.Deployment:
-    return serve.deployment(replica).options(name=part.name, **_options(part.replicas, resources))
+def _deployment(kind: type, name: str, replicas: Replicas, resources: dict[str, float]) -> Any:
+    return serve.deployment(name=name, **_options(replicas, resources))(kind)
 
 
 def _options(replicas: Replicas, resources: dict[str, float]) -> dict[str, Any]:

@@ -59,10 +59,10 @@ def read_request(content_type: str, body: bytes, query: Mapping[str, str]) -> As
     if len(body) > MAX_BODY_BYTES:
         raise RefusedError(f"the body must be at most {MAX_BODY_BYTES} bytes, got {len(body)}; send fewer images", 413)
     kind = content_type.partition(";")[0].strip().lower()
-    if kind.startswith("image/"):
-        images, fields = (body,), {}
-    elif kind == "application/json":
+    if kind == "application/json":
         images, fields = _of_json(body)
+    elif kind.startswith("image/"):
+        images, fields = (body,), {}
     else:
         rule = f"Content-Type must be application/json or image/*, got {kind or 'none'}"
         raise RefusedError(f"{rule}; name what the body is", 415)
