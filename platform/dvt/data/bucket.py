@@ -9,7 +9,6 @@ AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, AWS_REGION or AWS_DEFAULT_REGION, AWS_P
 role. FSSPEC_S3_ANON=true reads public buckets without any, as everywhere in fsspec.
 """
 
-import asyncio
 import os
 import random
 import re
@@ -18,35 +17,24 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import aiohttp
 import s3fs
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
-    HTTPClientError,
     IncompleteReadError,
     NoCredentialsError,
     PartialCredentialsError,
     ProfileNotFound,
-    ResponseStreamingError,
 )
-from botocore.parsers import ResponseParserError
 from fsspec.asyn import sync
+from s3fs.core import S3_RETRYABLE_ERRORS
 
 from dvt.data.errors import DataError
 
 RETRY_LIMIT_S = 120.0  # from the first try of a request to the last
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 20.0  # most seconds before the second try; of any wait
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 10, 30  # of one try; of READ a pause in an answer
-_PASSING = (  # what a busy server or a broken line raises
-    HTTPClientError,
-    IncompleteReadError,
-    ResponseStreamingError,
-    ResponseParserError,
-    aiohttp.ClientError,
-    asyncio.TimeoutError,
-    ConnectionError,
-)
+_PASSING = (*S3_RETRYABLE_ERRORS, IncompleteReadError, ConnectionError)  # of a busy server, of a broken line
 _FAILURES = (*_PASSING, ClientError, BotoCoreError)
 _BUSY_STATUSES = (408, 429, 500, 502, 503, 504)
 _BUSY_CODES = ("InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown", "Throttling", "ThrottlingException")

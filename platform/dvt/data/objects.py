@@ -5,32 +5,22 @@ some hundred kilobytes; the rest are read by threads at once. What a training ru
 that were given to `expect` and vanish or change are an error, never other images.
 """
 
+import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from dvt.config import DataConfig
 from dvt.data.bucket import RETRY_LIMIT_S, ChangedError, MissingError, S3Reader, StoredObject
+from dvt.data.byte_ranges import Piece, Range, cover_with_blocks, merge_ranges, part_of
+from dvt.data.cache import BLOCK_SIZE, BlockCache
 from dvt.data.errors import DataError
 
-__all__ = ["Objects", "Range", "StoredObject"]
+__all__ = ["Objects", "Range", "StoredObject", "is_remote", "open_objects"]
 
 NUM_THREADS = 16  # requests at once, a process; they wait for the server more than they work
-MERGE_GAP = 256 * 1024  # bytes between two ranges that are rather read than asked for apart
-MERGE_SIZE = 8 * 1024**2  # most bytes of ranges that are asked for together, so that the rest goes on beside them
-
-Range = tuple[str, int, int | None]  # address, first byte, number of bytes; None is to the end
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """What is asked for at once."""
-
-    address: str
-    offset: int
-    size: int | None
-    places: tuple[int, ...]  # of the ranges that it holds
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,10 +39,12 @@ class Objects:
     """Reads whole objects and byte ranges; picklable, and safe over fork and spawn.
 
     Args:
+        cache: Keeps what is read from buckets on a local disk; None keeps nothing.
         retry_limit_s: Seconds after which a bucket that does not answer is given up.
     """
 
-    def __init__(self, retry_limit_s: float = RETRY_LIMIT_S) -> None:
+    def __init__(self, cache: BlockCache | None = None, retry_limit_s: float = RETRY_LIMIT_S) -> None:
+        self._cache = cache
         self._retry_limit_s = retry_limit_s
         self._expected: dict[str, StoredObject] = {}
         self._process: _Process | None = None
@@ -101,13 +93,17 @@ class Objects:
         Raises:
             DataError: If a bucket cannot be read, or an object that was expected is gone or another.
         """
-        contents: list[bytes | str] = [b""] * len(ranges)
-        pieces = _merge(ranges)
-        for piece, content in zip(pieces, self._read_pieces(pieces), strict=True):
-            for place in piece.places:
-                _, offset, size = ranges[place]
-                contents[place] = _cut(content, offset - piece.offset, size, piece.offset)
-        return contents
+        sizes, problems = self._find(ranges)
+        parts: list[list[bytes]] = [[] for _ in ranges]
+        places = [place for place in range(len(ranges)) if place not in problems]
+        pieces = self._plan(ranges, places, sizes)
+        for piece, found in zip(pieces, self._read_pieces(pieces, ranges), strict=True):
+            for place, part in zip(piece.places, found, strict=True):
+                if isinstance(part, str):
+                    problems[place] = part
+                else:
+                    parts[place].append(part)
+        return [problems.get(place, b"".join(parts[place])) for place in range(len(ranges))]
 
     def size_and_version(self, address: str) -> StoredObject:
         """An object's size and version, as it is now.
@@ -124,6 +120,98 @@ class Objects:
         except OSError as error:
             raise DataError(f"{address} cannot be read: {_reason(error)}; put it back or name another") from error
 
+    def _here(self) -> _Process:
+        """What this process reads with."""
+        if self._process is None or self._process.pid != os.getpid():
+            if self._process is not None:
+                _inherited.append(self._process)
+            pool = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="dvt-objects")
+            self._process = _Process(os.getpid(), S3Reader(self._retry_limit_s, NUM_THREADS), pool)
+        return self._process
+
+    def _find(self, ranges: Sequence[Range]) -> tuple[dict[str, StoredObject], dict[int, str]]:
+        """The objects that are known, or must be for the cache; and which ranges cannot be, and why."""
+        addresses = {address for address, _, _ in ranges}
+        found = {address: self._expected[address] for address in addresses if address in self._expected}
+        reasons: dict[str, str] = {}
+        asked = [address for address in addresses - found.keys() if self._is_cached(address)]
+        for address, answer in zip(asked, self._here().pool.map(self._describe, asked) if asked else (), strict=True):
+            if isinstance(answer, str):
+                reasons[address] = answer
+            else:
+                found[address] = answer
+        problems: dict[int, str] = {}
+        for place, (address, offset, size) in enumerate(ranges):
+            if address in reasons:
+                problems[place] = reasons[address]
+            elif address in found and offset + (size or 0) > found[address].size:
+                problems[place] = _ends_at(found[address].size)
+        return found, problems
+
+    def _plan(self, ranges: Sequence[Range], places: Sequence[int], stored: dict[str, StoredObject]) -> list[Piece]:
+        cached = [place for place in places if self._is_cached(ranges[place][0])]
+        plain = [place for place in places if not self._is_cached(ranges[place][0])]
+        return cover_with_blocks(ranges, cached, stored, BLOCK_SIZE) + merge_ranges(ranges, plain)
+
+    def _is_cached(self, address: str) -> bool:
+        return self._cache is not None and self._cache.is_usable and is_remote(address)
+
+    def _read_pieces(self, pieces: Sequence[Piece], ranges: Sequence[Range]) -> Iterable[list[bytes | str]]:
+        """For each piece the parts of its ranges, or why there are none."""
+        wanted = [[ranges[place] for place in piece.places] for piece in pieces]
+        if len(pieces) > 1 and any(is_remote(piece.address) for piece in pieces):
+            return self._here().pool.map(self._read_parts, pieces, wanted)
+        return map(self._read_parts, pieces, wanted)
+
+    def _read_parts(self, piece: Piece, wanted: Sequence[Range]) -> list[bytes | str]:
+        parts = [part_of(piece, each) for each in wanted]
+        try:
+            if piece.stored is not None and self._cache is not None:
+                return list(self._read_cached(piece, piece.stored, parts, self._cache))
+            content = self._read_piece(piece, self._expected.get(piece.address))
+        except MissingError as error:
+            return [str(error)] * len(parts)
+        return [_cut(content, start, size, piece.offset) for start, size in parts]
+
+    def _read_cached(
+        self, piece: Piece, stored: StoredObject, parts: Sequence[tuple[int, int | None]], cache: BlockCache
+    ) -> list[bytes]:
+        name = f"{stored.address}\n{stored.version}\n{stored.size}\n{piece.offset}"
+        key = hashlib.sha256(name.encode()).hexdigest()
+        kept = [cache.read(key, start, size) for start, size in parts]
+        found = [each for each in kept if each is not None]
+        if len(found) == len(parts):
+            return found
+        block = cache.fill(key, lambda: self._read_piece(piece, stored))
+        return [block[start:] if size is None else block[start : start + size] for start, size in parts]
+
+    def _read_piece(self, piece: Piece, expected: StoredObject | None) -> bytes:
+        """What is there of a piece.
+
+        Raises:
+            MissingError: If there is nothing, for all we knew.
+        """
+        try:
+            if is_remote(piece.address):
+                return self._here().reader.read(piece.address, piece.offset, piece.size, expected)
+            return _read_local(piece, expected)
+        except ChangedError:
+            raise DataError(
+                f"{piece.address} is not the object that was opened: its content or size has changed since; "
+                "run again to read it as it is now"
+            ) from None
+        except (MissingError, OSError) as error:
+            reason = _reason(error)
+        if piece.address in self._expected:
+            raise DataError(f"{piece.address} could be read before and cannot now: {reason}; put it back")
+        raise MissingError(reason)
+
+    def _describe(self, address: str) -> StoredObject | str:
+        try:
+            return self._here().reader.describe(address)
+        except MissingError as error:
+            return str(error)
+
     def list(self, address: str) -> list[StoredObject]:
         """All objects below a folder, at any depth and by name; the object itself if it is one.
 
@@ -137,39 +225,12 @@ class Objects:
         found = [Path(folder, name) for folder, _, names in os.walk(address, onerror=_cannot_list) for name in names]
         return [self.size_and_version(str(path)) for path in sorted(found)]
 
-    def _here(self) -> _Process:
-        """What this process reads with."""
-        if self._process is None or self._process.pid != os.getpid():
-            if self._process is not None:
-                _inherited.append(self._process)
-            pool = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="dvt-objects")
-            self._process = _Process(os.getpid(), S3Reader(self._retry_limit_s, NUM_THREADS), pool)
-        return self._process
 
-    def _read_pieces(self, pieces: Sequence[_Piece]) -> Iterable[bytes | str]:
-        if len(pieces) > 1 and any(is_remote(piece.address) for piece in pieces):
-            return self._here().pool.map(self._read_piece, pieces)
-        return map(self._read_piece, pieces)
-
-    def _read_piece(self, piece: _Piece) -> bytes | str:
-        """What is there of a piece, or why there is nothing."""
-        expected = self._expected.get(piece.address)
-        if expected is not None and piece.offset > expected.size:
-            return _ends_at(expected.size)
-        try:
-            if is_remote(piece.address):
-                return self._here().reader.read(piece.address, piece.offset, piece.size, expected)
-            return _read_local(piece, expected)
-        except ChangedError:
-            raise DataError(
-                f"{piece.address} is not the object that was opened: its content or size has changed since; "
-                "run again to read it as it is now"
-            ) from None
-        except (MissingError, OSError) as error:
-            reason = _reason(error)
-        if expected is not None:
-            raise DataError(f"{piece.address} could be read before and cannot now: {reason}; put it back")
-        return reason
+def open_objects(config: DataConfig) -> Objects:
+    """What reads the objects of a recipe, with its cache if it has one."""
+    if config.cache_dir is None:
+        return Objects()
+    return Objects(BlockCache(str(Path(config.cache_dir).expanduser()), int(config.cache_gib * 1024**3)))
 
 
 def is_remote(address: str) -> bool:
@@ -184,25 +245,9 @@ def is_remote(address: str) -> bool:
     return bool(separator)
 
 
-def _merge(ranges: Sequence[Range]) -> list[_Piece]:
-    """The requests that bring all ranges, most of them one."""
-    pieces: list[_Piece] = []
-    in_order = sorted(range(len(ranges)), key=lambda place: (ranges[place][0], ranges[place][1]))
-    for place in in_order:
-        address, offset, size = ranges[place]
-        last = pieces[-1] if pieces else None
-        if last is not None and last.address == address and last.size is not None and size is not None:
-            start, end = last.offset, max(last.offset + last.size, offset + size)
-            if offset <= start + last.size + MERGE_GAP and end - start <= MERGE_SIZE:
-                pieces[-1] = _Piece(address, start, end - start, (*last.places, place))
-                continue
-        pieces.append(_Piece(address, offset, size, (place,)))
-    return pieces
-
-
-def _cut(content: bytes | str, start: int, size: int | None, offset: int) -> bytes | str:
+def _cut(content: bytes, start: int, size: int | None, offset: int) -> bytes | str:
     """The part of a piece's content that a range asked for."""
-    if isinstance(content, str) or (start == 0 and size in (None, len(content))):
+    if start == 0 and size in (None, len(content)):
         return content
     part = content[start:] if size is None else content[start : start + size]
     return part if size in (None, len(part)) else _ends_at(offset + len(content))
@@ -212,7 +257,7 @@ def _ends_at(size: int) -> str:
     return f"it ends at byte {size}"
 
 
-def _read_local(piece: _Piece, expected: StoredObject | None) -> bytes:
+def _read_local(piece: Piece, expected: StoredObject | None) -> bytes:
     with Path(piece.address).open("rb", buffering=0) as file:
         if expected is not None and _described(piece.address, os.fstat(file.fileno())) != expected:
             raise ChangedError
