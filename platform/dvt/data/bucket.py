@@ -25,7 +25,9 @@ from botocore.exceptions import (
     NoCredentialsError,
     PartialCredentialsError,
     ProfileNotFound,
+    SSLError,
 )
+from botocore.exceptions import ConnectionError as NoConnectionError
 from fsspec.asyn import sync
 from s3fs.core import S3_RETRYABLE_ERRORS
 
@@ -34,7 +36,8 @@ from dvt.data.errors import DataError
 RETRY_LIMIT_S = 120.0  # from the first try of a request to the last
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 20.0  # most seconds before the second try; of any wait
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 10, 30  # of one try; of READ a pause in an answer
-_PASSING = (*S3_RETRYABLE_ERRORS, IncompleteReadError, ConnectionError)  # of a busy server, of a broken line
+# Of a busy server or a broken line; s3fs 2026.9 does not count connections that are reset or refused among them.
+_PASSING = (*S3_RETRYABLE_ERRORS, NoConnectionError, IncompleteReadError, ConnectionError)
 _FAILURES = (*_PASSING, ClientError, BotoCoreError)
 _BUSY_STATUSES = (408, 429, 500, 502, 503, 504)
 _BUSY_CODES = ("InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown", "Throttling", "ThrottlingException")
@@ -171,10 +174,9 @@ class S3Reader:
             waited = time.monotonic() - start
             wait = random.SystemRandom().uniform(0, min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (tries - 1)))
             if waited + wait > self._retry_limit_s:
-                raise DataError(
-                    f"{address} could not be read in {waited:.0f} s and {tries} tries, the last ended with "
-                    f"{_named(failure)}; run again once the server answers"
-                ) from None
+                times = f"{waited:.3g} s and {tries} {'try' if tries == 1 else 'tries'}"
+                rule = f"the last ended with {_named(failure)}; run again once the server answers"
+                raise DataError(f"{address} could not be read in {times}, {rule}") from None
             time.sleep(wait)
 
     async def _send(self, address: str, request: Callable[[Any, dict[str, Any]], Awaitable[Answer]]) -> Answer:
@@ -192,7 +194,8 @@ def split_address(address: str) -> tuple[str, str]:
     rest = address.removeprefix("s3://")
     bucket, _, key = rest.partition("/")
     where = f"s3://{rest.rpartition('@')[2]}".partition("?")[0]  # what may be told
-    if "@" in bucket or "?" in rest:
+    if "@" in bucket or ":" in bucket or "?" in rest:
+        where = where if ":" not in where.removeprefix("s3:") else "s3://..."
         raise DataError(
             f"{where} must be given as s3://BUCKET/KEY, without credentials or settings; set {_CREDENTIALS} instead"
         )
@@ -225,7 +228,7 @@ def _version(etag: str | None, modified: Any) -> str:
 def _is_passing(error: Exception) -> bool:
     if isinstance(error, ClientError):
         return _status(error) in _BUSY_STATUSES or _code(error) in _BUSY_CODES
-    return isinstance(error, _PASSING)
+    return isinstance(error, _PASSING) and not isinstance(error, SSLError)  # a certificate stays wrong
 
 
 def _status(error: ClientError) -> int:

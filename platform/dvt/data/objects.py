@@ -259,8 +259,11 @@ def _ends_at(size: int) -> str:
 
 def _read_local(piece: Piece, expected: StoredObject | None) -> bytes:
     with Path(piece.address).open("rb", buffering=0) as file:
-        if expected is not None and _described(piece.address, os.fstat(file.fileno())) != expected:
+        found = _described(piece.address, os.fstat(file.fileno()))
+        if expected is not None and found != expected:
             raise ChangedError
+        if piece.offset > found.size:
+            raise MissingError(_ends_at(found.size))
         file.seek(piece.offset)
         return file.read() if piece.size is None else file.read(piece.size)
 
