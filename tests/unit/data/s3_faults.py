@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
 BUCKET = "images"
+PAGE = 2  # objects in one answer to a list
 KEY, SECRET, TOKEN = "AKIAPLANTEDKEY", "planted/secret", "planted-token"
 
 Fault = Literal["busy", "slow-down", "internal", "reset", "cut", "hang", "denied", "bad-signature", "invalid"]
@@ -72,7 +73,7 @@ class Handler(BaseHTTPRequestHandler):
         elif bucket != BUCKET:
             self._fail(404, "NoSuchBucket")
         elif not key:
-            self._list(parse_qs(parts.query).get("prefix", [""])[0])
+            self._list(parse_qs(parts.query))
         elif key not in self.state.objects:
             self._fail(404, "NoSuchKey")
         else:
@@ -99,14 +100,17 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(part[: len(part) // 2] if is_cut else part)
         self.close_connection = is_cut
 
-    def _list(self, prefix: str) -> None:
+    def _list(self, query: dict[str, list[str]]) -> None:
+        prefix, (after,) = query.get("prefix", [""])[0], query.get("continuation-token", [""])
+        keys = [key for key in sorted(self.state.objects) if key.startswith(prefix) and key > after]
         entries = "".join(
-            f"<Contents><Key>{key}</Key><Size>{len(content)}</Size>"
-            f"<ETag>&quot;{hashlib.md5(content).hexdigest()}&quot;</ETag></Contents>"
-            for key, content in sorted(self.state.objects.items())
-            if key.startswith(prefix)
+            f"<Contents><Key>{key}</Key><Size>{len(self.state.objects[key])}</Size>"
+            f"<ETag>&quot;{hashlib.md5(self.state.objects[key]).hexdigest()}&quot;</ETag></Contents>"
+            for key in keys[:PAGE]
         )
-        self._write(200, f"<ListBucketResult><IsTruncated>false</IsTruncated>{entries}</ListBucketResult>")
+        more = f"<NextContinuationToken>{keys[PAGE - 1]}</NextContinuationToken>" if len(keys) > PAGE else ""
+        truncated = f"<IsTruncated>{'true' if more else 'false'}</IsTruncated>"
+        self._write(200, f"<ListBucketResult>{truncated}{more}{entries}</ListBucketResult>")
 
     def _fail(self, status: int, code: str) -> None:
         """As S3 does, with the caller's key in its words."""

@@ -159,6 +159,12 @@ def test_what_is_not_there(server: FaultyS3, reader: S3Reader) -> None:
         assert str(raised.value) == f"s3://other/x {rule}"
 
 
+def test_a_list_of_many_pages(server: FaultyS3, reader: S3Reader) -> None:
+    server.objects = {f"many/{number}": b"" for number in range(5)}
+    assert [each.address[-1] for each in reader.list(f"s3://{BUCKET}/many")] == list("01234")
+    assert len(server.asked) == 3
+
+
 def test_a_changed_object(server: FaultyS3, reader: S3Reader) -> None:
     before = reader.describe(ADDRESS)
     server.objects["train/a.tar"] = CONTENT[:-1] + b"x"
