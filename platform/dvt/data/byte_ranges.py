@@ -9,6 +9,7 @@ MERGE_GAP = 256 * 1024  # bytes between two ranges that are rather read than ask
 MERGE_SIZE = 8 * 1024**2  # most bytes of ranges that are asked for together, so that the rest goes on beside them
 
 Range = tuple[str, int, int | None]  # address, first byte, number of bytes; None is to the end
+Part = tuple[int, int | None]  # first byte in a piece, number of bytes; None is to its end
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def cover_with_blocks(
     ]
 
 
-def part_of(piece: Piece, wanted: Range) -> tuple[int, int | None]:
+def part_of(piece: Piece, wanted: Range) -> Part:
     """Where the part of a range that lies in a piece begins there, and its size; None is to the end."""
     _, offset, size = wanted
     start = max(offset - piece.offset, 0)

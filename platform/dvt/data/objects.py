@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dvt.config import DataConfig
 from dvt.data.bucket import RETRY_LIMIT_S, ChangedError, MissingError, S3Reader, StoredObject
-from dvt.data.byte_ranges import Piece, Range, cover_with_blocks, merge_ranges, part_of
+from dvt.data.byte_ranges import Part, Piece, Range, cover_with_blocks, merge_ranges, part_of
 from dvt.data.cache import BLOCK_SIZE, BlockCache
 from dvt.data.errors import DataError
 
@@ -156,34 +156,39 @@ class Objects:
     def _is_cached(self, address: str) -> bool:
         return self._cache is not None and self._cache.is_usable and is_remote(address)
 
-    def _read_pieces(self, pieces: Sequence[Piece], ranges: Sequence[Range]) -> Iterable[list[bytes | str]]:
+    def _read_pieces(self, pieces: Sequence[Piece], ranges: Sequence[Range]) -> list[Sequence[bytes | str]]:
         """For each piece the parts of its ranges, or why there are none."""
-        wanted = [[ranges[place] for place in piece.places] for piece in pieces]
-        if len(pieces) > 1 and any(is_remote(piece.address) for piece in pieces):
-            return self._here().pool.map(self._read_parts, pieces, wanted)
-        return map(self._read_parts, pieces, wanted)
+        parts = [[part_of(piece, ranges[place]) for place in piece.places] for piece in pieces]
+        # What the cache holds comes at once: threads are for waiting.
+        found = [self._read_kept(piece, spans) for piece, spans in zip(pieces, parts, strict=True)]
+        missing = [number for number, contents in enumerate(found) if contents is None]
+        is_waiting = len(missing) > 1 and any(is_remote(pieces[number].address) for number in missing)
+        arguments = [pieces[number] for number in missing], [parts[number] for number in missing]
+        read = self._here().pool.map(self._read_parts, *arguments) if is_waiting else map(self._read_parts, *arguments)
+        rest = iter(read)
+        return [next(rest) if contents is None else contents for contents in found]
 
-    def _read_parts(self, piece: Piece, wanted: Sequence[Range]) -> list[bytes | str]:
-        parts = [part_of(piece, each) for each in wanted]
+    def _read_kept(self, piece: Piece, parts: Sequence[Part]) -> list[bytes] | None:
+        """The parts of a piece if the cache holds it."""
+        if piece.stored is None or self._cache is None:
+            return None
+        found = []
+        for start, size in parts:
+            content = self._cache.read(_key(piece), start, size)
+            if content is None:
+                return None
+            found.append(content)
+        return found
+
+    def _read_parts(self, piece: Piece, parts: Sequence[Part]) -> list[bytes | str]:
         try:
-            if piece.stored is not None and self._cache is not None:
-                return list(self._read_cached(piece, piece.stored, parts, self._cache))
-            content = self._read_piece(piece, self._expected.get(piece.address))
+            if piece.stored is None or self._cache is None:
+                content = self._read_piece(piece, self._expected.get(piece.address))
+            else:
+                content = self._cache.fill(_key(piece), lambda: self._read_piece(piece, piece.stored))
         except MissingError as error:
             return [str(error)] * len(parts)
         return [_cut(content, start, size, piece.offset) for start, size in parts]
-
-    def _read_cached(
-        self, piece: Piece, stored: StoredObject, parts: Sequence[tuple[int, int | None]], cache: BlockCache
-    ) -> list[bytes]:
-        name = f"{stored.address}\n{stored.version}\n{stored.size}\n{piece.offset}"
-        key = hashlib.sha256(name.encode()).hexdigest()
-        kept = [cache.read(key, start, size) for start, size in parts]
-        found = [each for each in kept if each is not None]
-        if len(found) == len(parts):
-            return found
-        block = cache.fill(key, lambda: self._read_piece(piece, stored))
-        return [block[start:] if size is None else block[start : start + size] for start, size in parts]
 
     def _read_piece(self, piece: Piece, expected: StoredObject | None) -> bytes:
         """What is there of a piece.
@@ -243,6 +248,12 @@ def is_remote(address: str) -> bool:
     if separator and scheme != "s3":
         raise DataError(f"{address} must be a path or an s3:// address")
     return bool(separator)
+
+
+def _key(piece: Piece) -> str:
+    """What the cache calls a block: of another version of an object it is another block."""
+    stored = piece.stored
+    return hashlib.sha256(f"{stored}\n{piece.offset}".encode()).hexdigest()
 
 
 def _cut(content: bytes, start: int, size: int | None, offset: int) -> bytes | str:
