@@ -212,15 +212,13 @@ def test_addresses_hold_a_bucket_and_no_more(address: str, told: str) -> None:
 
 
 @pytest.mark.parametrize("fault", ["busy", "reset", "cut", "denied", "bad-signature", "invalid"])
-def test_nothing_secret_is_told(
-    server: FaultyS3, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fault: Fault
-) -> None:
+def test_nothing_secret_is_told(server: FaultyS3, caplog: pytest.LogCaptureFixture, fault: Fault) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", server.address.replace("://", "://someone:planted-password@"))
     server.always = fault
     with pytest.raises(DataError) as raised:
         S3Reader(retry_limit_s=0.05).read(ADDRESS, 0, 100, None)
     told = "".join(traceback.format_exception(raised.value)) + caplog.text
     assert ADDRESS in told
-    for secret in (KEY, SECRET, TOKEN, "planted-password", "someone"):
+    assert server.asked  # its answer holds the request's signature
+    for secret in (KEY, SECRET, TOKEN, "Signature="):
         assert secret not in told

@@ -7,8 +7,10 @@ import pickle
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +142,23 @@ def test_a_fetch_that_fails_leaves_nothing(kept: BlockCache, folder: Path) -> No
         kept.fill("a", lambda: (_ for _ in ()).throw(ValueError("gone")))
     assert list(folder.iterdir()) == []
     assert kept.fill("a", lambda: BLOCK) == BLOCK
+
+
+def test_who_waited_for_a_fetch_that_failed_fetches(kept: BlockCache, folder: Path) -> None:
+    is_writing, waiter = threading.Event(), ThreadPoolExecutor(1)
+
+    def fail() -> bytes:
+        is_writing.set()
+        time.sleep(0.3)  # the other opens the same partial file meanwhile, and waits for its lock
+        raise ValueError("gone")
+
+    with waiter:
+        second = waiter.submit(lambda: is_writing.wait() and kept.fill("a", lambda: BLOCK))
+        with pytest.raises(ValueError, match="gone"):
+            kept.fill("a", fail)
+        assert second.result() == BLOCK
+    assert kept.fill("a", refuse) == BLOCK
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "a.block"]
 
 
 def test_what_a_killed_writer_left_goes(kept: BlockCache, folder: Path) -> None:
