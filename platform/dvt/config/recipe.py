@@ -50,6 +50,8 @@ class DataConfig:
     seed: int = 0  # seed of the held-out split and of the embedded scenes
     crop_pct: float = 0.875  # share of the resized side kept by the centre crop at evaluation
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"  # resampling at evaluation
+    cache_dir: str | None = None  # folder on a local disk that keeps what is read from s3://; null keeps nothing
+    cache_gib: float = 200.0  # most GiB of cache_dir, shared by all processes of a node, at least 1
     loader_workers: int = 4  # processes that read images, per training worker; 0 reads in the training process
     eval_batch_size: int = 128  # images a batch at evaluation
     augment: AugmentConfig = field(default_factory=AugmentConfig)  # how training images are varied
@@ -60,6 +62,7 @@ class DataConfig:
             rules.at_least(name, getattr(self, name), 1)
         for name in ("seed", "loader_workers"):
             rules.at_least(name, getattr(self, name), 0)
+        rules.at_least("cache_gib", self.cache_gib, 1)
         rules.between("crop_pct", self.crop_pct, 0.1, 1)
         rules.enforce()
 

@@ -122,6 +122,7 @@ BROKEN: list[tuple[type, dict[str, Any], str]] = [
         for name in ("calibration_images", "train_images", "test_images", "eval_batch_size")
     ),
     *((DataConfig, {name: -1}, f"{name} must be at least 0, got -1") for name in ("seed", "loader_workers")),
+    (DataConfig, {"cache_gib": 0.5}, "cache_gib must be at least 1, got 0.5"),
     (DataConfig, {"crop_pct": 1.2}, "crop_pct must be from 0.1 to 1, got 1.2"),
     (DataConfig, {"crop_pct": 0.05}, "crop_pct must be from 0.1 to 1, got 0.05"),
     (OptimizerConfig, {"epochs": 0, "warmup_epochs": 0}, "epochs must be at least 1, got 0"),
