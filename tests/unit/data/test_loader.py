@@ -8,8 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dvt.config import CascadeConfig, ConfigError, DataConfig, StageConfig
-from dvt.data import Batch, DataError, DataSets, batches_per_epoch, eval_batches, open_data, train_batches
-from dvt.data.folder import FolderImages
+from dvt.data import (
+    Batch,
+    DataError,
+    DataSets,
+    Skipped,
+    batches_per_epoch,
+    eval_batches,
+    open_data,
+    train_batches,
+    warn_of_too_many_readers,
+)
+from dvt.data.folder import FolderFiles
+from dvt.data.image_set import FileImages
 from tests.unit.data.images import cascade, folder_config, write_folder
 
 
@@ -137,19 +148,43 @@ def test_reading_processes_change_neither_images_nor_the_global_generator(birds:
         assert torch.equal(one.images, other.images)
         assert torch.equal(one.labels, other.labels)
         assert one.skipped == other.skipped
-    assert set(chain.from_iterable(batch.skipped for batch in here)) == {f"{birds}/train/emu/003.jpg"}
+    assert set(chain.from_iterable(batch.skipped for batch in here)) == {Skipped(f"{birds}/train/emu/003.jpg", "empty")}
 
 
 def test_an_error_in_a_reading_process_stays_one_sentence(birds: Path) -> None:
     test = open_data(folder_config(birds), cascade(2)).test
-    assert isinstance(test, FolderImages)
-    Path(test.files[8]).write_bytes(b"GIF89a")
+    assert isinstance(test, FileImages)
+    assert isinstance(test.images, FolderFiles)
+    file = test.images.files[8]
+    Path(file).write_bytes(b"GIF89a")
     batches = eval_batches(test, shard=0, num_shards=1, batch_size=4, num_workers=1)
     with pytest.raises(DataError) as raised:
         list(batches)
-    assert str(raised.value) == f"{test.files[8]} cannot be read as an image; replace or remove it"
+    assert str(raised.value) == f"{file} cannot be read as an image (not an image); replace or remove it"
 
 
 def test_resuming_after_the_last_batch_reads_nothing(birds: Path) -> None:
     data = open_data(folder_config(birds), cascade(2))
     assert list(_train(data, batch_size=6, first_batch=4, num_workers=2)) == []
+
+
+@pytest.mark.parametrize(("readers", "ranks", "most"), [(5, 1, 4), (3, 2, 2), (1, 8, 0)])
+def test_more_reading_processes_than_cores_are_warned_of(
+    readers: int, ranks: int, most: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(4))
+    warn_of_too_many_readers(readers, ranks)
+    (message,) = caplog.messages
+    assert message == (
+        f"data.loader_workers should be at most {most} for {ranks} training workers on a node of 4 cores, "
+        f"got {readers}; more processes than cores read more slowly"
+    )
+
+
+@pytest.mark.parametrize(("readers", "ranks"), [(4, 1), (2, 2), (1, 4), (0, 8)])
+def test_as_many_as_cores_are_not(
+    readers: int, ranks: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(4))
+    warn_of_too_many_readers(readers, ranks)
+    assert caplog.messages == []
