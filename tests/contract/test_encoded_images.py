@@ -95,10 +95,9 @@ def _read(images: EncodedImages, indices: list[int]) -> list[bytes]:
     return [image.content for image in images.read(indices)]
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_processes_may_be_forked_and_spawned(images: EncodedImages, method: str) -> None:
+def test_a_forked_process_reads_the_same(images: EncodedImages) -> None:
     wanted = _read(images, [1, 120])
-    with multiprocessing.get_context(method).Pool(1) as pool:
+    with multiprocessing.get_context("fork").Pool(1) as pool:
         assert pool.apply(_read, (images, [1, 120])) == wanted
 
 
