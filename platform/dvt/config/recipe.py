@@ -44,7 +44,7 @@ class AugmentConfig:
 class DataConfig:
     """Where images come from, and how they are split into train, calibration and test."""
 
-    source: Literal["embedded", "folder"] = "folder"  # cluttered digits shipped with scikit-learn, or an image folder
+    source: Literal["embedded", "folder", "tar", "parquet"] = "folder"  # digits of scikit-learn, or files of images
     root: str | None = None  # folder that holds train/CLASS/* and val/CLASS/*; needed by source folder
     calibration_images: int = 10_000  # images held out of train to choose thresholds on
     train_images: int = 8_192  # scenes an epoch; source embedded only

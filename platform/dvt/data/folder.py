@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dvt.config import CascadeConfig, ConfigError, DataConfig, Problem, Rules
+from dvt.config import CascadeConfig, ConfigError, DataConfig, Problem
 from dvt.data.encoded import EncodedImage
 from dvt.data.errors import DataError
-from dvt.data.image_set import FileImages
-from dvt.data.randomness import PURPOSE_HOLD_OUT, random_bits
+from dvt.data.objects import Objects, is_remote, open_objects
+from dvt.data.parts import split_parts
 from dvt.data.sets import DataSets
-from dvt.data.transforms import MEAN, STD
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 MAX_NAMES_TOLD = 3  # class names in one message
@@ -25,9 +24,10 @@ MAX_NAMES_TOLD = 3  # class names in one message
 class FolderFiles:
     """Image files with labels; `EncodedImages` that lie in class folders."""
 
-    files: tuple[str, ...] = field(repr=False)  # paths
+    files: tuple[str, ...] = field(repr=False)  # paths, or s3:// addresses
     labels: NDArray[np.int64] = field(repr=False)  # (N,)
     class_names: tuple[str, ...]
+    objects: Objects = field(default_factory=Objects, repr=False)  # reads those of a bucket
 
     @property
     def blocks(self) -> None:
@@ -40,7 +40,14 @@ class FolderFiles:
 
     def read(self, indices: Sequence[int]) -> list[EncodedImage]:
         """The files at `indices`; see `EncodedImages`."""
-        return [_read(self.files[index]) for index in indices]
+        files = [self.files[index] for index in indices]
+        if not files or not is_remote(files[0]):
+            return [_read(file) for file in files]
+        contents = self.objects.read_many([(file, 0, None) for file in files])
+        return [
+            EncodedImage(file, problem=content) if isinstance(content, str) else EncodedImage(file, content)
+            for file, content in zip(files, contents, strict=True)
+        ]
 
     def fingerprint(self) -> str:
         """See `EncodedImages`; a name is the file's with its class folder, wherever the root is."""
@@ -57,55 +64,33 @@ def _read(file: str) -> EncodedImage:
         return EncodedImage(file, problem=(error.strerror or type(error).__name__).lower())
 
 
-def open_folder(root: Path, config: DataConfig, cascade: CascadeConfig) -> DataSets:
+def open_folder(root: str, config: DataConfig, cascade: CascadeConfig) -> DataSets:
     """Open an image folder; the classes are the folders of train, sorted by name.
+
+    Args:
+        root: A path or an `s3://` address.
+        config: How many images are held out, and how all are read.
+        cascade: The model that they are for.
 
     Raises:
         ConfigError: If `root` is no folder, or classes or calibration images do not fit what it holds.
         DataError: If the folder is not laid out as it should be.
     """
-    _check_root(root)
-    train, test = _list_images(root / "train"), _list_images(root / "val")
-    class_names = tuple(sorted(train))
-    _check_classes(root, train, test)
-    train_files = _with_labels(train, class_names)
-    _check_config(root, train_files.labels, config, cascade)
-    is_held_out = hold_out(train_files.labels, config.calibration_images, config.seed)
-    test_files = _with_labels(test, class_names)
-    return DataSets(
-        train=FileImages(train_files, np.flatnonzero(~is_held_out), config, cascade, is_training=True),
-        calibration=FileImages(train_files, np.flatnonzero(is_held_out), config, cascade, is_training=False),
-        test=FileImages(test_files, np.arange(len(test_files)), config, cascade, is_training=False),
-        class_names=class_names,
-        mean=MEAN[cascade.in_chans],
-        std=STD[cascade.in_chans],
-    )
+    train, val = open_class_folders(root, config)
+    return split_parts(train, val, config, cascade, f"{root}/train", "class folders")
 
 
-def hold_out(labels: NDArray[np.int64], count: int, seed: int) -> NDArray[np.bool_]:
-    """Choose `count` images at random, of each class in proportion, leaving at least one of each.
-
-    The images of a class are put in random order and the one of rank r of n at (r + 1/2) / n; the lowest are held out.
-
-    Args:
-        labels: (N,) class of each image.
-        count: Images to hold out, at most N less the number of classes.
-        seed: Seed of the choice.
-
-    Returns:
-        (N,) whether an image is held out.
-    """
-    bits = random_bits(len(labels), PURPOSE_HOLD_OUT, seed)
-    by_class = np.lexsort((bits, labels))  # images of a class stand together, in random order
-    sizes = np.bincount(labels)
-    starts = np.cumsum(sizes) - sizes
-    ranks = np.empty(len(labels), dtype=np.int64)
-    ranks[by_class] = np.arange(len(labels)) - np.repeat(starts, sizes)
-    places = (ranks + 0.5) / sizes[labels]
-    places[ranks == sizes[labels] - 1] = np.inf  # the last of a class stays
-    is_held_out = np.zeros(len(labels), dtype=np.bool_)
-    is_held_out[np.lexsort((bits, places))[:count]] = True
-    return is_held_out
+def open_class_folders(root: str, config: DataConfig) -> tuple[FolderFiles, FolderFiles]:
+    """The images to train and to test on; see `open_folder`."""
+    objects = open_objects(config)
+    if is_remote(root):
+        train, val = (_list_objects(f"{root}/{part}", objects) for part in ("train", "val"))
+    else:
+        _check_root(Path(root))
+        train, val = (_list_images(Path(root) / part) for part in ("train", "val"))
+    _check_classes(root, train, val)
+    names = tuple(sorted(train))
+    return _with_labels(train, names, objects), _with_labels(val, names, objects)
 
 
 def _check_root(root: Path) -> None:
@@ -140,7 +125,19 @@ def _list_images(folder: Path) -> dict[str, list[str]]:
     }
 
 
-def _check_classes(root: Path, train: dict[str, list[str]], test: dict[str, list[str]]) -> None:
+def _list_objects(folder: str, objects: Objects) -> dict[str, list[str]]:
+    """The image files of each class folder of a bucket, which knows no empty ones."""
+    classes: dict[str, list[str]] = {}
+    for stored in objects.list(folder):
+        name, _, file = stored.address[len(folder) + 1 :].partition("/")
+        if file and "/" not in file and not f"{name[0]}{file[0]}".count(".") and file.lower().endswith(IMAGE_SUFFIXES):
+            classes.setdefault(name, []).append(stored.address)
+    if not classes:
+        raise DataError(f"{folder} holds no class folders; put the images of each class into a folder {folder}/CLASS")
+    return classes
+
+
+def _check_classes(root: str, train: dict[str, list[str]], test: dict[str, list[str]]) -> None:
     unknown = sorted(set(test) - set(train))
     if unknown:
         raise DataError(
@@ -162,28 +159,8 @@ def _some(names: Sequence[str]) -> str:
     return f"{told} and {more} more" if more > 0 else told
 
 
-def _check_config(root: Path, labels: NDArray[np.int64], config: DataConfig, cascade: CascadeConfig) -> None:
-    num_classes = int(labels.max()) + 1
-    most = len(labels) - num_classes
-    if most < 1:
-        raise DataError(f"{root}/train holds one image a class, none to hold out for calibration; add images")
-    rules = Rules()
-    rules.require(
-        cascade.num_classes == num_classes,
-        "cascade.num_classes",
-        f"must be {num_classes}, the number of class folders in {root}/train, got {cascade.num_classes}",
-    )
-    rules.require(
-        config.calibration_images <= most,
-        "data.calibration_images",
-        f"must be at most {most}, so that each of {num_classes} classes keeps one of its {len(labels)} images in "
-        f"{root}/train to train on, got {config.calibration_images}",
-    )
-    rules.enforce()
-
-
-def _with_labels(images: dict[str, list[str]], class_names: tuple[str, ...]) -> FolderFiles:
+def _with_labels(images: dict[str, list[str]], class_names: tuple[str, ...], objects: Objects) -> FolderFiles:
     """All image files, class after class, with their labels."""
     files = tuple(file for name in class_names for file in images.get(name, []))
     labels = [label for label, name in enumerate(class_names) for _ in images.get(name, [])]
-    return FolderFiles(files, np.array(labels, dtype=np.int64), class_names)
+    return FolderFiles(files, np.array(labels, dtype=np.int64), class_names, objects)

@@ -19,6 +19,7 @@ PURPOSE_HOLD_OUT = 3
 PURPOSE_SPLIT = 4
 PURPOSE_SCENE = 5
 PURPOSE_DERIVED = 6
+PURPOSE_PACK = 7
 
 
 def philox_key(*numbers: int) -> NDArray[np.uint64]:

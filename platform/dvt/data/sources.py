@@ -6,6 +6,7 @@ from dvt.config import CascadeConfig, ConfigError, DataConfig, Problem
 from dvt.data.digits import open_digits
 from dvt.data.folder import open_folder
 from dvt.data.sets import DataSets
+from dvt.data.shard_source import open_shards
 
 
 def open_data(config: DataConfig, cascade: CascadeConfig) -> DataSets:
@@ -24,4 +25,5 @@ def open_data(config: DataConfig, cascade: CascadeConfig) -> DataSets:
     if config.root is None:
         rule = "must name an image folder for source folder, got null; add --data.root FOLDER"
         raise ConfigError([Problem("data.root", rule)])
-    return open_folder(Path(config.root).expanduser(), config, cascade)
+    root = config.root.rstrip("/") if "://" in config.root else str(Path(config.root).expanduser())
+    return open_folder(root, config, cascade) if config.source == "folder" else open_shards(root, config, cascade)

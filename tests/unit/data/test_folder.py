@@ -11,8 +11,9 @@ from PIL import Image
 
 from dvt.config import AugmentConfig, ConfigError, DataConfig
 from dvt.data import DataError, Skipped, eval_batches, open_data
-from dvt.data.folder import FolderFiles, hold_out
+from dvt.data.folder import FolderFiles
 from dvt.data.image_set import FileImages
+from dvt.data.parts import hold_out
 from tests.unit.data.images import cascade, folder_config, plain, write_folder, write_image
 
 SUFFIXES = ".bmp, .jpeg, .jpg, .pgm, .png, .ppm, .tif, .tiff, .webp"

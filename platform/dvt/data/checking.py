@@ -1,0 +1,152 @@
+"""Checking a data set: every shard against its checksum, every image decoded, by processes of all cores."""
+
+import hashlib
+import multiprocessing
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+
+from PIL import Image, UnidentifiedImageError
+
+from dvt.config import DataConfig
+from dvt.data.decoding import UndecodableError, decode
+from dvt.data.encoded import EncodedImages
+from dvt.data.errors import DataError
+from dvt.data.packed import PackedImages
+
+_BATCH = 64  # images that a process is handed at once
+_ORIENTATION = 0x0112  # EXIF's tag
+_SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "F")
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What is to be told of an image; without a size if it cannot be read."""
+
+    name: str
+    num_bytes: int
+    size: tuple[int, int] | None = None  # width, height
+    kinds: tuple[str, ...] = ()  # what is unusual about it
+    problem: str = ""
+
+
+@dataclass
+class Findings:
+    """What was found in one part of a data set."""
+
+    num_images: int
+    per_class: tuple[int, ...]
+    num_bytes: list[int] = field(default_factory=list)
+    widths: list[int] = field(default_factory=list)
+    heights: list[int] = field(default_factory=list)
+    kinds: Counter[str] = field(default_factory=Counter)
+    bad: list[tuple[str, str]] = field(default_factory=list)  # name and reason
+    bad_shards: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def is_good(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.bad and not self.bad_shards
+
+    def add(self, facts: ImageFacts) -> None:
+        """Count an image."""
+        self.num_bytes.append(facts.num_bytes)
+        self.kinds.update(facts.kinds)
+        if facts.problem:
+            self.bad.append((facts.name, facts.problem))
+        elif facts.size is not None:
+            self.widths.append(facts.size[0])
+            self.heights.append(facts.size[1])
+
+
+def check_part(images: EncodedImages, config: DataConfig, num_processes: int, told: Callable[[int], None]) -> Findings:
+    """Look at every image of a part of a data set.
+
+    Args:
+        images: Of the part.
+        config: How large an image may be.
+        num_processes: That decode; 0 decodes in this one.
+        told: Told how many more images were looked at.
+    """
+    counts = Counter(images.labels.tolist())
+    findings = Findings(len(images), tuple(counts[label] for label in range(len(images.class_names))))
+    if isinstance(images, PackedImages):
+        findings.bad_shards += _bad_shards(images)
+    requests = [range(first, min(first + _BATCH, len(images))) for first in range(0, len(images), _BATCH)]
+    for batch in _looked_at(images, config.max_pixels, requests, num_processes):
+        for facts in batch:
+            findings.add(facts)
+        told(len(batch))
+    return findings
+
+
+def _bad_shards(images: PackedImages) -> Iterator[tuple[str, str]]:
+    for shard in images.index.shards:
+        address = f"{images.address}/{shard.name}"
+        if shard.sha256 and hashlib.sha256(images.objects.read(address)).hexdigest() != shard.sha256:
+            yield address, "its checksum is another than the index tells"
+
+
+def _looked_at(
+    images: EncodedImages, max_pixels: int, requests: Sequence[Sequence[int]], num_processes: int
+) -> Iterator[list[ImageFacts]]:
+    look = _Look(images, max_pixels)
+    if num_processes == 0:
+        yield from map(look, requests)
+        return
+    # Not fork: the libraries of buckets have threads, which a forked process lacks.
+    with multiprocessing.get_context("spawn").Pool(num_processes, _begin, (look,)) as pool:
+        yield from pool.imap(_work, requests)
+
+
+@dataclass(frozen=True)
+class _Look:
+    images: EncodedImages
+    max_pixels: int
+
+    def __call__(self, indices: Sequence[int]) -> list[ImageFacts]:
+        return [
+            ImageFacts(image.name, 0, problem=image.problem)
+            if image.problem
+            else look_at(image.name, image.content, self.max_pixels)
+            for image in self.images.read(indices)
+        ]
+
+
+_look: list[_Look] = []  # of this process, which is one of a pool's
+
+
+def _begin(look: _Look) -> None:
+    _look[:] = [look]
+
+
+def _work(indices: Sequence[int]) -> list[ImageFacts]:
+    return _look[0](indices)
+
+
+def look_at(name: str, content: bytes, max_pixels: int) -> ImageFacts:
+    """What there is to tell of an encoded image."""
+    try:
+        decode(content, 3, max_pixels)
+    except UndecodableError as error:
+        return ImageFacts(name, len(content), problem=error.reason.replace("_", " "))
+    try:
+        with Image.open(BytesIO(content)) as image:
+            return ImageFacts(name, len(content), image.size, tuple(_kinds(image)))
+    except (UnidentifiedImageError, OSError) as error:
+        raise DataError(f"{name} was decoded, and its header cannot be read; tell of it as a fault here") from error
+
+
+def _kinds(image: Image.Image) -> Iterator[str]:
+    """What is unusual about an image, in a word or two each."""
+    if image.mode in ("L", "1", "LA"):
+        yield "grey"
+    if image.mode in ("P", "PA"):
+        yield "palette"
+    if image.mode == "CMYK":
+        yield "CMYK"
+    if image.mode in _SIXTEEN_BIT:
+        yield "16-bit"
+    if image.getexif().get(_ORIENTATION, 1) != 1:
+        yield "EXIF-rotated"

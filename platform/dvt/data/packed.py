@@ -1,0 +1,95 @@
+"""`PackedImages`: encoded images in tar shards or Parquet files, each read as the range of bytes that it lies in."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dvt.data.encoded import EncodedImage
+from dvt.data.errors import DataError
+from dvt.data.index import ShardIndex
+from dvt.data.objects import Objects, StoredObject, is_remote
+
+_BLOCK_BYTES = 8 * 2**20  # of neighbouring images that are worth reading together from a bucket
+
+
+@dataclass(frozen=True, eq=False)
+class PackedImages:
+    """Images of the shards of one part of a data set; `EncodedImages`.
+
+    Args:
+        address: Of the folder of the shards.
+        index: Where in them the images lie.
+        objects: Reads them.
+    """
+
+    address: str
+    index: ShardIndex
+    objects: Objects
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """See `EncodedImages`."""
+        return self.index.labels
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """See `EncodedImages`."""
+        return self.index.class_names
+
+    @property
+    def blocks(self) -> NDArray[np.int64] | None:
+        """None on a disk; of a bucket, neighbours in a shard that make some megabytes together."""
+        if not is_remote(self.address):
+            return None
+        place = self.index.shard.astype(np.int64) << 32 | self.index.offsets // _BLOCK_BYTES
+        blocks: NDArray[np.int64] = np.unique(place, return_inverse=True)[1].astype(np.int64)
+        return blocks
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.index)
+
+    def read(self, indices: Sequence[int]) -> list[EncodedImage]:
+        """See `EncodedImages`."""
+        index = self.index
+        shards = [index.shards[number].name for number in index.shard[indices]]
+        names = [f"{shard}/{index.keys[place].as_py()}" for shard, place in zip(shards, indices, strict=True)]
+        ranges = [
+            (f"{self.address}/{shard}", int(index.offsets[place]), int(index.sizes[place]))
+            for shard, place in zip(shards, indices, strict=True)
+        ]
+        contents = self.objects.read_many(ranges)
+        return [
+            EncodedImage(f"{self.address}/{name}", problem=content)
+            if isinstance(content, str)
+            else EncodedImage(f"{self.address}/{name}", content)
+            for name, content in zip(names, contents, strict=True)
+        ]
+
+    def fingerprint(self) -> str:
+        """See `EncodedImages`."""
+        return self.index.fingerprint()
+
+
+def expect_shards(address: str, index: ShardIndex, objects: Objects) -> None:
+    """See that all shards are there, as large as their index says, and stay as they are from now on.
+
+    Raises:
+        DataError: If one is gone or another.
+    """
+    found = {stored.address[len(address) + 1 :]: stored for stored in objects.list(address)}
+    stored: list[StoredObject] = []
+    for shard in index.shards:
+        if shard.name not in found:
+            raise DataError(
+                f"{address}/{shard.name} is not there, though the index tells of it; put it back or pack again"
+            )
+        if found[shard.name].size != shard.num_bytes:
+            raise DataError(
+                f"{address}/{shard.name} must hold {shard.num_bytes} bytes by its index, got "
+                f"{found[shard.name].size}; put the right one back or pack again"
+            )
+        stored.append(found[shard.name])
+    objects.expect(stored)
