@@ -15,6 +15,7 @@ from rich.console import Console
 from dvt.cli.scoring_shown import scoring_shown
 from dvt.config import CascadeConfig, ConfigError, DataConfig, Problem
 from dvt.data import DataError, DataSets, ImageSet, open_data
+from dvt.data.cifar import CifarImages
 from dvt.data.folder import FolderImages
 from dvt.exits import Confidence, ExitScores, Thresholds, measure_point
 from dvt.exits.gate import Contestant, compare_at_budgets
@@ -174,10 +175,12 @@ def _asked(
 
 def _prepared(version: _Version, images: ImageSet) -> ImageSet:
     """The images as this model takes them; scenes need no preparing."""
-    if not isinstance(images, FolderImages):
+    if not isinstance(images, FolderImages | CifarImages):
         return images
     return replace(images, transform=version.model.transform, in_chans=version.config.in_chans)
 
 
 def _told(config: DataConfig) -> str:
-    return f"embedded scenes, seed {config.seed}" if config.source == "embedded" else f"{config.root}/val"
+    if config.source == "embedded":
+        return f"embedded scenes, seed {config.seed}"
+    return f"{config.root}/val" if config.source == "folder" else str(config.root)

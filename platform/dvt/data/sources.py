@@ -3,13 +3,15 @@
 from pathlib import Path
 
 from dvt.config import CascadeConfig, ConfigError, DataConfig, Problem
+from dvt.data.cifar import open_cifar
+from dvt.data.cifar_files import LAYOUTS
 from dvt.data.digits import open_digits
 from dvt.data.folder import open_folder
 from dvt.data.sets import DataSets
 
 
 def open_data(config: DataConfig, cascade: CascadeConfig) -> DataSets:
-    """Open the images of a recipe, without reading more than their names.
+    """Open the images of a recipe, without reading more than their names; CIFAR's are read, as they are held in memory.
 
     Args:
         config: Where they come from and how they are split.
@@ -17,11 +19,13 @@ def open_data(config: DataConfig, cascade: CascadeConfig) -> DataSets:
 
     Raises:
         ConfigError: If the configuration does not fit the images or names no folder.
-        DataError: If the folder does not hold images as it should.
+        DataError: If the folder does not hold images as it should, or cannot be read.
     """
     if config.source == "embedded":
         return open_digits(config, cascade)
     if config.root is None:
-        rule = "must name an image folder for source folder, got null; add --data.root FOLDER"
+        rule = f"must name {config.root_told}, got null; add --data.root FOLDER"
         raise ConfigError([Problem("data.root", rule)])
+    if config.source in LAYOUTS:
+        return open_cifar(LAYOUTS[config.source], config.root, config, cascade)
     return open_folder(Path(config.root).expanduser(), config, cascade)

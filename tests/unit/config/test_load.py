@@ -33,7 +33,7 @@ from tests.unit.config.cascades import cascade_configs
 
 SMALLEST = "name: a\ndata: {root: x}\n"
 SECTIONS = "name, cascade, data, optimizer, loss, train, exits, cluster, run"
-AUGMENT = "crop_scale, hflip, rand_augment, random_erasing, mixup, cutmix, mix_prob, switch_prob"
+AUGMENT = "crop_scale, crop_padding, hflip, rand_augment, random_erasing, mixup, cutmix, mix_prob, switch_prob"
 STAGE = "token_grid, feature_reuse_depth, relation_reuse_depth, relation_upstream_depth"
 
 # Every field of one or the other differs from its default, and the words among them are those that YAML makes traps of.
