@@ -62,7 +62,10 @@ class DataConfig:
     seed: int = 0  # seed of the held-out split and of the embedded scenes
     crop_pct: float = 0.875  # share of the resized side kept by the centre crop at evaluation
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"  # resampling at evaluation
-    loader_workers: int = 4  # processes that read images, per training worker; 0 reads in the training process
+    # what reads training batches: processes beside each training worker, or Ray tasks on any node's free cores
+    engine: Literal["local", "ray"] = "local"
+    # processes that read images, per training worker; 0 reads in the training process; for engine ray tasks of one core
+    loader_workers: int = 4
     eval_batch_size: int = 128  # images a batch at evaluation
     augment: AugmentConfig = field(default_factory=AugmentConfig)  # how training images are varied
 
@@ -73,6 +76,11 @@ class DataConfig:
         for name in ("seed", "loader_workers"):
             rules.at_least(name, getattr(self, name), 0)
         rules.between("crop_pct", self.crop_pct, 0.1, 1)
+        rules.require(
+            self.engine == "local" or self.loader_workers > 0,
+            "loader_workers",
+            f"must be at least 1, the tasks that read for each worker, for engine {self.engine}, got 0",
+        )
         rules.enforce()
 
     @property

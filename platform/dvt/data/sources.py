@@ -1,5 +1,6 @@
 """`open_data`: from what a recipe says to three sets of images, with every complaint about it made before training."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from dvt.config import CascadeConfig, ConfigError, DataConfig, Problem
@@ -21,6 +22,10 @@ def open_data(config: DataConfig, cascade: CascadeConfig) -> DataSets:
         ConfigError: If the configuration does not fit the images or names no folder.
         DataError: If the folder does not hold images as it should, or cannot be read.
     """
+    return replace(_open(config, cascade), engine=config.engine)
+
+
+def _open(config: DataConfig, cascade: CascadeConfig) -> DataSets:
     if config.source == "embedded":
         return open_digits(config, cascade)
     if config.root is None:

@@ -72,6 +72,7 @@ UNUSUAL = Recipe(
         eval_batch_size=11,
         augment=AugmentConfig(
             crop_scale=(0.5, 0.75),
+            crop_padding=0.25,
             hflip=0.0,
             rand_augment=None,
             random_erasing=0.0,
