@@ -14,7 +14,7 @@ import torch
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from dvt.config import DataConfig
+from dvt.config import ConfigError, DataConfig
 from dvt.data import Batch, DataError, DataSets, open_data, train_batches
 from dvt.data.cifar import open_cifar
 from tests.unit.data.cifar import SMALL10
@@ -162,10 +162,23 @@ def within_a_placement_group(folder: Path) -> bool:
     return bool(found == [[int(batch.labels[0]) for batch in local]] * 2)
 
 
+def without_a_core(folder: Path) -> str:
+    """What is said where a placement group holds all three cores."""
+    group = placement_group([{"CPU": 3}])
+    ray.get(group.ready())
+    try:
+        next(batches(sets(traced(folder), "ray"), "ray"))
+    except ConfigError as error:
+        return str(error)
+    finally:
+        remove_placement_group(group)
+    return ""
+
+
 def main() -> None:
     ray.init(runtime_env={"py_modules": [str(ROOT / "platform" / "dvt")]}, log_to_driver=False, logging_level="ERROR")
     told: dict[str, Any] = {}
-    for look in (same_batches, errors, back_pressure, within_a_placement_group):
+    for look in (same_batches, errors, back_pressure, within_a_placement_group, without_a_core):
         begun = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="dvt-") as folder:
             told[look.__name__] = look(Path(folder))

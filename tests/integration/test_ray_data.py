@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integration.cluster import ROOT, RayCluster
+from tests.integration.cluster import ROOT, RayCluster, driving
+from tests.integration.test_train_job import tiny
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -53,3 +55,20 @@ def test_a_worker_that_stops_leaves_no_task_behind(told: dict[str, Any]) -> None
 
 def test_tasks_run_outside_of_the_placement_group_of_those_who_wait_for_them(told: dict[str, Any]) -> None:
     assert told["within_a_placement_group"]
+
+
+def test_a_cluster_without_a_core_to_read_is_refused(told: dict[str, Any]) -> None:
+    assert told["without_a_core"] == (
+        "data.engine must be local where no core is left to read images, got ray on a cluster whose training workers "
+        "reserve 3 of 3 cores; add nodes, or lower cluster.cpus_per_worker"
+    )
+
+
+def test_a_run_trains_on_what_the_cluster_reads(cluster: RayCluster, tmp_path: Path) -> None:
+    """Two workers reserve two of the three cores; the third reads for both, epoch after epoch."""
+    words = tiny("--data.engine", "ray", "--data.loader-workers", "1", epochs=2, workers=2)
+    words += ["--run.is-registered", "false"]
+    with driving(words, cwd=tmp_path, env=cluster.env, python=cluster.python) as driver:
+        code = driver.finish()
+    assert code == 0, driver.text
+    assert "epoch 2/2 · step 16" in driver.text

@@ -77,7 +77,7 @@ class DataConfig:
             rules.at_least(name, getattr(self, name), 0)
         rules.between("crop_pct", self.crop_pct, 0.1, 1)
         rules.require(
-            self.engine == "local" or self.loader_workers > 0,
+            self.engine == "local" or self.loader_workers != 0,
             "loader_workers",
             f"must be at least 1, the tasks that read for each worker, for engine {self.engine}, got 0",
         )

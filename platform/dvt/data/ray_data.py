@@ -4,8 +4,8 @@ Each training worker streams its own batches, one Ray task a batch on one core w
 batch holds and how they are augmented follows from the request alone, and Ray Data is told to keep the order: the
 batches are those of the local loader, bit for bit, whichever node reads which, and a task that is lost with its node
 is run again. What is ahead of the training worker is bounded, in tasks and in bytes of Ray's object store; a worker
-that stops asking stops the tasks. No task is part of the workers' placement group, so reading needs cores that no
-worker reserves; without any it waits for one.
+that stops asking stops the tasks. They run outside of placement groups, which training workers and trials reserve
+their cores by: a cluster whose cores are all reserved is refused, as workers and tasks would wait for each other.
 """
 
 import hashlib
@@ -22,7 +22,9 @@ import torch
 from numpy.typing import NDArray
 from ray import cloudpickle
 from ray.data.context import DataContext
+from ray.util import placement_group_table
 
+from dvt.config import ConfigError, Problem
 from dvt.data.errors import DataError
 from dvt.data.sets import Batch
 
@@ -54,14 +56,28 @@ def read_on_cluster(reader: Reader, requests: Sequence[Sequence[int]], num_tasks
         num_tasks: Tasks at once, of one core each.
 
     Raises:
+        ConfigError: While iterating, if placement groups reserve all cores of the cluster.
         DataError: While iterating, if a batch cannot be read.
     """
     if not requests:
         return
+    _require_free_core()
     ahead = _bytes_ahead(reader, requests[0], num_tasks)
     with closing(_rows(reader, np.asarray(requests), num_tasks, ahead)) as rows:
         for row in rows:
             yield _unpack({name: values[0] for name, values in row.items()})
+
+
+def _require_free_core() -> None:
+    cores = ray.cluster_resources().get("CPU", 0.0)
+    groups = [group for group in placement_group_table().values() if group["state"] == "CREATED"]
+    reserved = sum(bundle.get("CPU", 0.0) for group in groups for bundle in group["bundles"].values())
+    if cores - reserved < 1:
+        rule = (
+            f"must be local where no core is left to read images, got ray on a cluster whose training workers reserve "
+            f"{reserved:g} of {cores:g} cores; add nodes, or lower cluster.cpus_per_worker"
+        )
+        raise ConfigError([Problem("data.engine", rule)])
 
 
 def _bytes_ahead(reader: Reader, request: Sequence[int], num_tasks: int) -> int:

@@ -122,6 +122,7 @@ UNUSUAL_VIT = replace(
         global_pool="avg",
         class_pos_embed=False,
     ),
+    data=replace(UNUSUAL.data, engine="ray", loader_workers=3),
 )
 
 
