@@ -28,7 +28,7 @@ from dvt.config import ConfigError, Problem
 from dvt.data.errors import DataError
 from dvt.data.sets import Batch
 
-BATCHES_AHEAD = 2  # of each task at once, as of the local loader's processes
+BATCHES_AHEAD = 4  # of each task at once; Ray Data 2.60 takes some of the bytes for what is on its way
 LEAST_AHEAD = 64 * 2**20  # bytes; below it Ray Data 2.60 waits for each batch in turn
 REQUESTS_A_PLAN = 100  # requests that one task hands out; one each would take Ray Data 2.60 minutes to begin an epoch
 
