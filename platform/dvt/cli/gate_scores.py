@@ -180,4 +180,6 @@ def _prepared(version: _Version, images: ImageSet) -> ImageSet:
 
 
 def _told(config: DataConfig) -> str:
-    return f"embedded scenes, seed {config.seed}" if config.source == "embedded" else f"{config.root}/val"
+    if config.source == "embedded":
+        return f"embedded scenes, seed {config.seed}"
+    return f"{config.root}/val" if config.source == "folder" else str(config.root)

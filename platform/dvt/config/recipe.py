@@ -10,13 +10,21 @@ from dvt.config.cascade import CascadeConfig
 from dvt.config.problems import Rules
 
 MOST_PIXELS = 89_478_485  # of an image file; above it Pillow takes it for an attack on memory
+# What a source whose images are known asks of the cascade.
+FIXED_BY_SOURCE = {
+    "embedded": {"in_chans": 1, "num_classes": 10},
+    "cifar10": {"num_classes": 10},
+    "cifar100": {"num_classes": 100},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """How training images are varied; used by `source: folder`, mixing by every source."""
+    """How training images are varied; used by every source but `embedded`, mixing by that too."""
 
     crop_scale: tuple[float, float] = (0.08, 1.0)  # least and most area of the random crop, as a share of the image
+    # in place of that crop: how far the whole image is moved at most, as a share of its side; 0 is the crop
+    crop_padding: float = 0
     hflip: float = 0.5  # probability of a horizontal flip
     rand_augment: str | None = "rand-m9-mstd0.5-inc1"  # timm's RandAugment policy; null is none
     random_erasing: float = 0.25  # probability of erasing a rectangle with noise
@@ -35,6 +43,7 @@ class AugmentConfig:
         )
         for name in ("hflip", "random_erasing", "mix_prob", "switch_prob"):
             rules.between(name, getattr(self, name), 0, 1)
+        rules.between("crop_padding", self.crop_padding, 0, 0.5)
         for name in ("mixup", "cutmix"):
             rules.at_least(name, getattr(self, name), 0)
         rules.enforce()
@@ -44,8 +53,10 @@ class AugmentConfig:
 class DataConfig:
     """Where images come from, and how they are split into train, calibration and test."""
 
-    source: Literal["embedded", "folder", "tar", "parquet"] = "folder"  # digits of scikit-learn, or files of images
-    root: str | None = None  # folder that holds train/CLASS/* and val/CLASS/*; needed by source folder
+    # digits shipped with scikit-learn, an image folder, shards packed here or elsewhere, or CIFAR's binary version
+    source: Literal["embedded", "folder", "tar", "parquet", "cifar10", "cifar100"] = "folder"
+    # path or s3:// address of train/CLASS/* and val/CLASS/*, of shards, or of CIFAR's files
+    root: str | None = None
     calibration_images: int = 10_000  # images held out of train to choose thresholds on
     train_images: int = 8_192  # scenes an epoch; source embedded only
     test_images: int = 2_000  # scenes of the test set; source embedded only
@@ -54,7 +65,10 @@ class DataConfig:
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"  # resampling at evaluation
     cache_dir: str | None = None  # folder on a local disk that keeps what is read from s3://; null keeps nothing
     cache_gib: float = 200.0  # most GiB of cache_dir, shared by all processes of a node, at least 1
-    loader_workers: int = 4  # processes that read images, per training worker; 0 reads in the training process
+    # what reads training batches: processes beside each training worker, or Ray tasks on any node's free cores
+    engine: Literal["local", "ray"] = "local"
+    # processes that read images, per training worker; 0 reads in the training process; for engine ray tasks of one core
+    loader_workers: int = 4
     eval_batch_size: int = 128  # images a batch at evaluation
     max_pixels: int = 2**26  # largest image file that is decoded; a larger one counts as unreadable
     augment: AugmentConfig = field(default_factory=AugmentConfig)  # how training images are varied
@@ -72,7 +86,18 @@ class DataConfig:
             "max_pixels",
             f"must be from 1 to {MOST_PIXELS}, got {self.max_pixels}",
         )
+        rules.require(
+            self.engine == "local" or self.loader_workers != 0,
+            "loader_workers",
+            f"must be at least 1, the tasks that read for each worker, for engine {self.engine}, got 0",
+        )
         rules.enforce()
+
+    @property
+    def root_told(self) -> str:
+        """What `root` is to name, as a message says it."""
+        kinds = {"folder": "an image folder", "tar": "a folder of shards", "parquet": "a folder of shards"}
+        return f"{kinds.get(self.source, 'a folder or archive')} for source {self.source}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,17 +280,20 @@ class Recipe:
             f"must be less than the {epochs} epochs of optimizer, got {self.train.backbone_epochs}",
         )
         rules.require(
-            self.data.source != "folder" or self.data.root is not None,
+            self.data.source == "embedded" or self.data.root is not None,
             "data.root",
-            "must name an image folder for source folder, got null; add --data.root FOLDER",
+            f"must name {self.data.root_told}, got null; add --data.root FOLDER",
         )
         for name in ("calibration_images", "test_images"):
             count, workers = getattr(self.data, name), self.cluster.num_workers
             rules.require(
                 count >= workers, f"data.{name}", f"must be at least cluster.num_workers {workers}, got {count}"
             )
-        if self.data.source == "embedded":
-            self._check_embedded(rules)
+        for name, value in FIXED_BY_SOURCE.get(self.data.source, {}).items():
+            got = getattr(self.cascade, name)
+            rules.require(
+                got == value, f"cascade.{name}", f"must be {value} for data.source {self.data.source}, got {got}"
+            )
         if self.data.augment.mixup > 0 or self.data.augment.cutmix > 0:
             rules.require(
                 self.train.micro_batch_size % 2 == 0,
@@ -273,9 +301,3 @@ class Recipe:
                 f"must be even while mixup or cutmix is on, got {self.train.micro_batch_size}",
             )
         rules.enforce()
-
-    def _check_embedded(self, rules: Rules) -> None:
-        fixed = {"in_chans": 1, "num_classes": 10}
-        for name, value in fixed.items():
-            got = getattr(self.cascade, name)
-            rules.require(got == value, f"cascade.{name}", f"must be {value} for data.source embedded, got {got}")

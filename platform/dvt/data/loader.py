@@ -74,14 +74,15 @@ def train_batches(
     """The batches of one rank in one epoch, from `first_batch` on; images in a new random order each epoch.
 
     Args:
-        data: Its training set is read.
+        data: Its training set is read, by its engine.
         epoch: From 0; decides order and augmentation together with `seed`.
         first_batch: Batch to start at, from 0; to resume, the number of batches that were used.
         rank: This worker, from 0 to `world_size - 1`; ranks get disjoint images, equally many.
         world_size: Number of training workers.
         batch_size: Images a batch of one worker.
         seed: Seed of the run.
-        num_workers: Processes that read images; 0 reads in this one. The images do not depend on it.
+        num_workers: Processes that read images, or Ray tasks for engine ray; 0 reads in this one. The images do not
+            depend on it.
 
     Raises:
         ConfigError: If there are not enough images for one batch on each rank.
@@ -91,7 +92,12 @@ def train_batches(
     order = random_order(len(data.train), PURPOSE_ORDER, seed, epoch)
     plan = order[: count * world_size * batch_size].reshape(count, world_size, batch_size)
     requests = plan[first_batch:, rank].tolist()
-    return _read_all(_Reader(data.train, epoch, seed), requests, num_workers)
+    reader = _Reader(data.train, epoch, seed)
+    if data.engine == "ray":
+        from dvt.data.ray_data import read_on_cluster  # here, as no other way of reading needs Ray
+
+        return read_on_cluster(reader, requests, num_workers)
+    return _read_all(reader, requests, num_workers)
 
 
 def eval_batches(

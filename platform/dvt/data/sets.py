@@ -5,7 +5,7 @@ Shapes: `B` batch, `C` channels, `S` image side in pixels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -59,3 +59,4 @@ class DataSets:
     class_names: tuple[str, ...]  # label i shows class_names[i]
     mean: tuple[float, ...]  # of each channel, of pixels from 0 to 1; subtracted first
     std: tuple[float, ...]  # of each channel; divided by second
+    engine: Literal["local", "ray"] = "local"  # what reads training batches, see `DataConfig.engine`

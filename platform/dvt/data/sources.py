@@ -1,8 +1,11 @@
 """`open_data`: from what a recipe says to three sets of images, with every complaint about it made before training."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from dvt.config import CascadeConfig, ConfigError, DataConfig, Problem
+from dvt.data.cifar import open_cifar
+from dvt.data.cifar_files import LAYOUTS
 from dvt.data.digits import open_digits
 from dvt.data.folder import open_folder
 from dvt.data.sets import DataSets
@@ -10,7 +13,7 @@ from dvt.data.shard_source import open_shards
 
 
 def open_data(config: DataConfig, cascade: CascadeConfig) -> DataSets:
-    """Open the images of a recipe, without reading more than their names.
+    """Open the images of a recipe, without reading more than their names; CIFAR's are read, as they are held in memory.
 
     Args:
         config: Where they come from and how they are split.
@@ -18,12 +21,18 @@ def open_data(config: DataConfig, cascade: CascadeConfig) -> DataSets:
 
     Raises:
         ConfigError: If the configuration does not fit the images or names no folder.
-        DataError: If the folder does not hold images as it should.
+        DataError: If the folder does not hold images as it should, or cannot be read.
     """
+    return replace(_open(config, cascade), engine=config.engine)
+
+
+def _open(config: DataConfig, cascade: CascadeConfig) -> DataSets:
     if config.source == "embedded":
         return open_digits(config, cascade)
     if config.root is None:
-        rule = "must name an image folder for source folder, got null; add --data.root FOLDER"
+        rule = f"must name {config.root_told}, got null; add --data.root FOLDER"
         raise ConfigError([Problem("data.root", rule)])
+    if config.source in LAYOUTS:
+        return open_cifar(LAYOUTS[config.source], config.root, config, cascade)
     root = config.root.rstrip("/") if "://" in config.root else str(Path(config.root).expanduser())
     return open_folder(root, config, cascade) if config.source == "folder" else open_shards(root, config, cascade)

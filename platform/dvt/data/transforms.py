@@ -1,7 +1,8 @@
 """From a file to a normalised tensor: decoding with Pillow, timm's transforms for training and evaluation.
 
 As published with DeiT and DVT: random-resized crop, flip, RandAugment and erasing with noise for training;
-resize, centre crop and ImageNet's mean and standard deviation for evaluation.
+resize, centre crop and ImageNet's mean and standard deviation for evaluation. Fine-tuning on small images as published
+with T2T-ViT: the whole image resized, a border of black, a random crop of the same size, flip.
 """
 
 import re
@@ -10,6 +11,7 @@ from typing import cast
 
 from PIL.Image import Image
 from timm.data.transforms_factory import create_transform
+from torchvision.transforms import Compose, InterpolationMode, RandomCrop, RandomHorizontalFlip, Resize
 
 from dvt.config import CascadeConfig, ConfigError, DataConfig, Problem
 from dvt.inference.preparation import UNREADABLE, Transform, inference_transform, read_image
@@ -48,7 +50,7 @@ def train_transform(config: DataConfig, cascade: CascadeConfig) -> Transform:
     if augment.rand_augment is not None and not POLICY.fullmatch(augment.rand_augment):
         raise ConfigError([problem])
     try:
-        transform = create_transform(
+        crop, vary, finish = create_transform(
             cascade.image_size,
             is_training=True,
             scale=augment.crop_scale,
@@ -60,10 +62,21 @@ def train_transform(config: DataConfig, cascade: CascadeConfig) -> Transform:
             std=STD[cascade.in_chans],
             re_prob=augment.random_erasing,
             re_mode="pixel",
+            separate=True,
         )
     except (AssertionError, KeyError, ValueError) as error:  # timm 1.0.31 asserts and converts
         raise ConfigError([problem]) from error
-    return cast(Transform, transform)
+    if augment.crop_padding > 0:
+        crop = _padded_crop(config, cascade.image_size)
+    return cast(Transform, Compose([crop, vary, finish]))
+
+
+def _padded_crop(config: DataConfig, image_size: int) -> Transform:
+    """Up-sample the whole image as at evaluation, and move it by up to the padding, with black coming in."""
+    padding = round(config.augment.crop_padding * image_size)
+    resize = Resize((image_size, image_size), InterpolationMode(config.interpolation))
+    steps = [resize, RandomCrop(image_size, padding=padding), RandomHorizontalFlip(config.augment.hflip)]
+    return cast(Transform, Compose(steps))
 
 
 def rand_augment(config: DataConfig, cascade: CascadeConfig) -> Callable[[Image], Image]:

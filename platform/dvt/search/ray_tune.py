@@ -74,7 +74,8 @@ def search_on_cluster(
     """
     _be_quiet()
     cluster, total_epochs = space.base.cluster, space.base.optimizer.total_epochs
-    parallel = min(room_for(cluster), space.search.max_parallel or space.search.num_trials)
+    room = room_for(cluster, reading=int(space.base.data.engine == "ray"))
+    parallel = min(room, space.search.max_parallel or space.search.num_trials)
     searcher = _StudySearcher(study, observer, total_epochs)
     trainable = partial(_run_trial, folder=replace(folder, lock=None), space=space, shared=shared)
     with tempfile.TemporaryDirectory(prefix="dvt-tune-") as scratch:
@@ -99,8 +100,10 @@ def search_on_cluster(
         raise searcher.error
 
 
-def room_for(cluster: ClusterConfig) -> int:
+def room_for(cluster: ClusterConfig, reading: int = 0) -> int:
     """How many trials the cluster's nodes have room for at a time, so that none waits for what others hold.
+
+    For each worker `reading` cores, 0 or 1, are left on any node to read its images.
 
     Raises:
         TrainingError: If it is none.
@@ -108,8 +111,10 @@ def room_for(cluster: ClusterConfig) -> int:
     need = cluster.worker_resources
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     workers = sum(min(int(node.get(name, 0) / amount + 1e-9) for name, amount in need.items()) for node in nodes)
+    workers = min(workers, int(sum(node.get("CPU", 0) for node in nodes) / (need["CPU"] + reading) + 1e-9))
     if workers < cluster.num_workers:
         told = ", ".join(f"{amount:g} {name}" for name, amount in need.items())
+        told += " and 1 CPU to read images" * reading
         raise TrainingError(
             f"the cluster must have room for the {cluster.num_workers} workers of a trial with {told} each, got room "
             f"for {workers}; add nodes or lower base.cluster.num_workers"

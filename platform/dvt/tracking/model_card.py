@@ -105,9 +105,11 @@ def _data(content: "ModelContent") -> str:
             f"chosen on {data.calibration_images:,} and measured on {data.test_images:,} scenes of digits that "
             "training has not seen."
         )
+    is_folder = data.source == "folder"
+    what, tested = ("the image folder", "folder `val`") if is_folder else (f"{data.source} from", "test images")
     return (
-        f"Trained on the image folder `{without_credentials(str(data.root))}`, less {data.calibration_images:,} of its "
-        "training images, on which thresholds were chosen; measured on its folder `val`."
+        f"Trained on {what} `{without_credentials(str(data.root))}`, less {data.calibration_images:,} of its "
+        f"training images, on which thresholds were chosen; measured on its {tested}."
     )
 
 

@@ -33,7 +33,7 @@ from tests.unit.config.cascades import cascade_configs
 
 SMALLEST = "name: a\ndata: {root: x}\n"
 SECTIONS = "name, cascade, data, optimizer, loss, train, exits, cluster, run"
-AUGMENT = "crop_scale, hflip, rand_augment, random_erasing, mixup, cutmix, mix_prob, switch_prob"
+AUGMENT = "crop_scale, crop_padding, hflip, rand_augment, random_erasing, mixup, cutmix, mix_prob, switch_prob"
 STAGE = "token_grid, feature_reuse_depth, relation_reuse_depth, relation_upstream_depth"
 
 # Every field of one or the other differs from its default, and the words among them are those that YAML makes traps of.
@@ -72,6 +72,7 @@ UNUSUAL = Recipe(
         eval_batch_size=11,
         augment=AugmentConfig(
             crop_scale=(0.5, 0.75),
+            crop_padding=0.25,
             hflip=0.0,
             rand_augment=None,
             random_erasing=0.0,
@@ -121,6 +122,7 @@ UNUSUAL_VIT = replace(
         global_pool="avg",
         class_pos_embed=False,
     ),
+    data=replace(UNUSUAL.data, engine="ray", loader_workers=3),
 )
 
 

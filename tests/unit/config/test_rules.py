@@ -115,6 +115,7 @@ BROKEN: list[tuple[type, dict[str, Any], str]] = [
         for name in ("hflip", "random_erasing", "mix_prob", "switch_prob")
         for value in (-0.1, 1.1)
     ),
+    (AugmentConfig, {"crop_padding": 0.6}, "crop_padding must be from 0 to 0.5, got 0.6"),
     (AugmentConfig, {"mixup": -0.8}, "mixup must be at least 0, got -0.8"),
     (AugmentConfig, {"cutmix": -1.0}, "cutmix must be at least 0, got -1"),
     *(
@@ -123,6 +124,11 @@ BROKEN: list[tuple[type, dict[str, Any], str]] = [
     ),
     *((DataConfig, {name: -1}, f"{name} must be at least 0, got -1") for name in ("seed", "loader_workers")),
     (DataConfig, {"cache_gib": 0.5}, "cache_gib must be at least 1, got 0.5"),
+    (
+        DataConfig,
+        {"engine": "ray", "loader_workers": 0},
+        "loader_workers must be at least 1, the tasks that read for each worker, for engine ray, got 0",
+    ),
     (DataConfig, {"crop_pct": 1.2}, "crop_pct must be from 0.1 to 1, got 1.2"),
     (DataConfig, {"crop_pct": 0.05}, "crop_pct must be from 0.1 to 1, got 0.05"),
     (OptimizerConfig, {"epochs": 0, "warmup_epochs": 0}, "epochs must be at least 1, got 0"),
@@ -178,6 +184,16 @@ BROKEN: list[tuple[type, dict[str, Any], str]] = [
         Recipe,
         {"data": DataConfig()},
         "data.root must name an image folder for source folder, got null; add --data.root FOLDER",
+    ),
+    (
+        Recipe,
+        {"data": DataConfig(source="cifar100"), "cascade": CascadeConfig(num_classes=100)},
+        "data.root must name a folder or archive for source cifar100, got null; add --data.root FOLDER",
+    ),
+    (
+        Recipe,
+        {"data": DataConfig(source="cifar10", root="x")},
+        "cascade.num_classes must be 10 for data.source cifar10, got 1000",
     ),
     (
         Recipe,

@@ -81,6 +81,16 @@ def test_digits_and_many_classes(tiny: Tiny) -> None:
     assert "secret" not in card
 
 
+def test_cifar_is_told_from_a_folder(tiny: Tiny) -> None:
+    recipe = tiny.content.recipe
+    data = DataConfig(source="cifar10", root="/cifar-10-binary.tar.gz")
+    recipe = replace(recipe, data=data, cascade=replace(recipe.cascade, num_classes=10))
+    assert section(model_card(replace(tiny.content, recipe=recipe)), "Data") == (
+        "Trained on cifar10 from `/cifar-10-binary.tar.gz`, less 10,000 of its training images, on which thresholds "
+        "were chosen; measured on its test images."
+    )
+
+
 def test_a_description_holds_the_card_and_one_verdict() -> None:
     first = description_of("# Card", "Failed.")
     assert first == "# Card\n\n## Gate\n\nFailed."

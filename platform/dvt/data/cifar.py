@@ -1,0 +1,100 @@
+"""CIFAR-10 and CIFAR-100: small images held in memory, up-sampled to the model's size when they are read.
+
+DVT fine-tunes to CIFAR as T2T-ViT does, whose published code resizes each image to the model's size, bilinear, and for
+training moves it by up to an eighth of its side and flips it: `augment.crop_padding: 0.125`, `interpolation: bilinear`,
+`crop_pct: 1`. Without `crop_padding` training images get the crops of every other source.
+
+Shapes: `N` images.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from dvt.config import CascadeConfig, DataConfig, Rules
+from dvt.data.cifar_files import CifarLayout, CifarPart, read_cifar
+from dvt.data.parts import hold_out
+from dvt.data.randomness import PURPOSE_AUGMENT, derive_seed, global_randomness_restored, seed_global_randomness
+from dvt.data.sets import Batch, DataSets
+from dvt.data.transforms import MEAN, STD, Transform, eval_transform, train_transform
+
+
+@dataclass(frozen=True, eq=False)
+class CifarImages:
+    """The images of one part of CIFAR, in memory; `EncodedImages`."""
+
+    name: str  # of the data set and its part
+    part: CifarPart = field(repr=False)
+    class_names: tuple[str, ...] = field(repr=False)
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """See `EncodedImages`."""
+        return self.part.labels
+
+    @property
+    def blocks(self) -> None:
+        """None: they lie in memory."""
+        return
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.part.labels)
+
+    def read(self, indices: Sequence[int]) -> list[EncodedImage]:
+        """See `EncodedImages`; as PPM, which is a header and the pixels as they are."""
+        pixels = (np.ascontiguousarray(self.part.pixels[place].transpose(1, 2, 0)) for place in indices)  # (32, 32, 3)
+        return [
+            EncodedImage(f"{self.name}#{place}", b"P6\n32 32\n255\n" + each.tobytes())
+            for place, each in zip(indices, pixels, strict=True)
+        ]
+
+    def fingerprint(self) -> str:
+        """See `EncodedImages`; of the name and the labels."""
+        return hashlib.sha256(f"{self.name}\n".encode() + self.part.labels.astype("<i8").tobytes()).hexdigest()
+
+
+def open_cifar(layout: CifarLayout, root: str, config: DataConfig, cascade: CascadeConfig) -> DataSets:
+    """Open one of the two data sets; calibration images are held out of the training files.
+
+    Args:
+        layout: Which one.
+        root: A path or `s3://` address, see `read_cifar`.
+        config: How it is split and augmented.
+        cascade: The model that it is for.
+
+    Raises:
+        ConfigError: If classes or calibration images do not fit.
+        DataError: If the files are not as they should be.
+    """
+    _check_config(layout, config, cascade)
+    files = read_cifar(root if "://" in root else str(Path(root).expanduser()), layout)
+    train, test = (
+        CifarImages(f"{layout.title}/{part}", images, files.class_names)
+        for part, images in (("train", files.train), ("test", files.test))
+    )
+    return split_parts(train, test, config, cascade, layout.title, "classes")
+
+
+def _check_config(layout: CifarLayout, config: DataConfig, cascade: CascadeConfig) -> None:
+    num_images = len(layout.train) * layout.train_images
+    most = num_images - layout.num_classes
+    rules = Rules()
+    rules.require(
+        cascade.num_classes == layout.num_classes,
+        "cascade.num_classes",
+        f"must be {layout.num_classes} for {layout.title}, got {cascade.num_classes}",
+    )
+    rules.require(
+        config.calibration_images <= most,
+        "data.calibration_images",
+        f"must be at most {most}, so that each of {layout.num_classes} classes keeps one of the {num_images} training "
+        f"images of {layout.title}, got {config.calibration_images}",
+    )
+    rules.enforce()
