@@ -35,7 +35,7 @@ class Traced:
         return self.size
 
     def read(self, indices: Sequence[int], *, epoch: int = 0, seed: int = 0) -> Batch:
-        time.sleep(0.2 if indices[0] % 2 else 0.01)  # batches end in another order than they begin
+        time.sleep(0.4 if indices[0] % 3 == 0 else 0.01)  # batches end in another order than they begin
         with Path(self.log).open("a") as file:
             file.write("read\n")
         images = torch.zeros((len(indices), 2, 1024, 1024), dtype=torch.uint8)
@@ -84,6 +84,9 @@ def same_batches(folder: Path) -> dict[str, Any]:
         told[name] = is_same(local, list(batches(data, "ray")))
         told[f"{name} batches"] = len(local)
         told[f"{name} skipped"] = sum(len(batch.skipped) for batch in local)
+    images = traced(folder)
+    slow = [sets(images, engine) for engine in ("local", "ray")]
+    told["slow and fast"] = is_same(*(list(batches(data, data.engine, first_batch=12)) for data in slow))
     return told
 
 
