@@ -12,7 +12,7 @@ import pytest
 
 import dvt
 from dvt.config import AugmentConfig, Recipe
-from dvt.data import Mixer, train_batches
+from dvt.data import OnDevice, train_batches
 from dvt.train.checkpoint import EMA, MODEL, load_checkpoint, save_checkpoint
 from dvt.train.state import TrainingState
 from dvt.train.step import Stepper, StepSums
@@ -132,8 +132,8 @@ def test_a_checkpoint_from_within_an_epoch(at_once: MemoryReporter, tmp_path: Pa
 def train_by_hand(recipe: Recipe, steps: int, folder: Path) -> None:
     """Take the first steps without the loop, which keeps checkpoints at the end of epochs only."""
     state = TrainingState.create(recipe, STEPS_PER_EPOCH, CPU)
-    mixer = Mixer(recipe.data.augment, recipe.loss, recipe.cascade.num_classes)
-    stepper = Stepper(recipe, state.model.train(), state, mixer, CPU, 0)
+    on_device = OnDevice(recipe.data.augment, recipe.loss, recipe.cascade.num_classes, (0.0,), (1.0,))
+    stepper = Stepper(recipe, state.model.train(), state, on_device, CPU, 0)
     for step in range(steps):
         batches = train_batches(
             open_images(recipe),

@@ -15,7 +15,7 @@ from rich.console import Console
 from dvt.cli.scoring_shown import scoring_shown
 from dvt.config import CascadeConfig, ConfigError, DataConfig, Problem
 from dvt.data import DataError, DataSets, ImageSet, open_data
-from dvt.data.folder import FolderImages
+from dvt.data.image_set import FileImages
 from dvt.exits import Confidence, ExitScores, Thresholds, measure_point
 from dvt.exits.gate import Contestant, compare_at_budgets
 from dvt.inference import Budget, thresholds_within
@@ -174,9 +174,9 @@ def _asked(
 
 def _prepared(version: _Version, images: ImageSet) -> ImageSet:
     """The images as this model takes them; scenes need no preparing."""
-    if not isinstance(images, FolderImages):
+    if not isinstance(images, FileImages):
         return images
-    return replace(images, transform=version.model.transform, in_chans=version.config.in_chans)
+    return replace(images, transform=version.model.transform, cascade=version.config)
 
 
 def _told(config: DataConfig) -> str:

@@ -9,6 +9,8 @@ from typing import Literal
 from dvt.config.cascade import CascadeConfig
 from dvt.config.problems import Rules
 
+MOST_PIXELS = 89_478_485  # of an image file; above it Pillow takes it for an attack on memory
+
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
@@ -52,6 +54,7 @@ class DataConfig:
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"  # resampling at evaluation
     loader_workers: int = 4  # processes that read images, per training worker; 0 reads in the training process
     eval_batch_size: int = 128  # images a batch at evaluation
+    max_pixels: int = 2**26  # largest image file that is decoded; a larger one counts as unreadable
     augment: AugmentConfig = field(default_factory=AugmentConfig)  # how training images are varied
 
     def __post_init__(self) -> None:
@@ -61,6 +64,11 @@ class DataConfig:
         for name in ("seed", "loader_workers"):
             rules.at_least(name, getattr(self, name), 0)
         rules.between("crop_pct", self.crop_pct, 0.1, 1)
+        rules.require(
+            1 <= self.max_pixels <= MOST_PIXELS,
+            "max_pixels",
+            f"must be from 1 to {MOST_PIXELS}, got {self.max_pixels}",
+        )
         rules.enforce()
 
 

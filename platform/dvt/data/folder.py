@@ -3,82 +3,58 @@
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from PIL.Image import Image
 
 from dvt.config import CascadeConfig, ConfigError, DataConfig, Problem, Rules
+from dvt.data.encoded import EncodedImage
 from dvt.data.errors import DataError
-from dvt.data.randomness import (
-    PURPOSE_AUGMENT,
-    PURPOSE_HOLD_OUT,
-    derive_seed,
-    global_randomness_restored,
-    random_bits,
-    seed_global_randomness,
-)
-from dvt.data.sets import Batch, DataSets
-from dvt.data.transforms import MEAN, STD, UNREADABLE, Transform, eval_transform, read_image, train_transform
+from dvt.data.image_set import FileImages
+from dvt.data.randomness import PURPOSE_HOLD_OUT, random_bits
+from dvt.data.sets import DataSets
+from dvt.data.transforms import MEAN, STD
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-MAX_UNREADABLE_RUN = 100  # files in a row; past that the folder is broken, and going on would read all of it
 MAX_NAMES_TOLD = 3  # class names in one message
 
 
 @dataclass(frozen=True, eq=False)
-class FolderImages:
-    """Image files with labels; training ones are augmented, and replaced where they cannot be read."""
+class FolderFiles:
+    """Image files with labels; `EncodedImages` that lie in class folders."""
 
-    files: tuple[str, ...]
-    labels: NDArray[np.int64]
-    transform: Transform
-    in_chans: int
-    is_training: bool
+    files: tuple[str, ...] = field(repr=False)  # paths
+    labels: NDArray[np.int64] = field(repr=False)  # (N,)
+    class_names: tuple[str, ...]
+
+    @property
+    def blocks(self) -> None:
+        """None: any file is as cheap to read as any other."""
+        return
 
     def __len__(self) -> int:
         """Number of image files."""
         return len(self.files)
 
-    def read(self, indices: Sequence[int], *, epoch: int = 0, seed: int = 0) -> Batch:
-        """The images at `indices`; see `ImageSet`."""
-        images, labels, skipped = [], [], []
-        with global_randomness_restored():
-            for index in indices:
-                image, found, failed = self._read_or_replace(index)
-                if self.is_training:
-                    seed_global_randomness(derive_seed(PURPOSE_AUGMENT, seed, epoch, index))
-                images.append(self.transform(image))
-                labels.append(int(self.labels[found]))
-                skipped += failed
-        return Batch(torch.stack(images), torch.tensor(labels), tuple(skipped))
+    def read(self, indices: Sequence[int]) -> list[EncodedImage]:
+        """The files at `indices`; see `EncodedImages`."""
+        return [_read(self.files[index]) for index in indices]
 
     def fingerprint(self) -> str:
-        """See `ImageSet`; a name is the file's with its class folder, wherever the root is."""
+        """See `EncodedImages`; a name is the file's with its class folder, wherever the root is."""
         digest = hashlib.sha256()
         for file, label in zip(self.files, self.labels.tolist(), strict=True):
             digest.update(f"{'/'.join(Path(file).parts[-2:])}\t{label}\n".encode())
         return digest.hexdigest()
 
-    def _read_or_replace(self, index: int) -> tuple[Image, int, list[str]]:
-        """The image at `index`, or the next one that reads; its index; the files that did not read."""
-        failed: list[str] = []
-        for place in range(index, index + min(len(self), MAX_UNREADABLE_RUN)):
-            found = place % len(self)
-            file = self.files[found]
-            try:
-                return read_image(file, self.in_chans), found, failed
-            except UNREADABLE as error:
-                if not self.is_training:
-                    raise DataError(f"{file} cannot be read as an image; replace or remove it") from error
-                failed.append(file)
-        raise DataError(
-            f"{failed[0]} and the training images after it, {len(failed)} in all, cannot be read as images; "
-            "replace or remove them"
-        )
+
+def _read(file: str) -> EncodedImage:
+    try:
+        return EncodedImage(file, Path(file).read_bytes())
+    except OSError as error:
+        return EncodedImage(file, problem=(error.strerror or type(error).__name__).lower())
 
 
 def open_folder(root: Path, config: DataConfig, cascade: CascadeConfig) -> DataSets:
@@ -92,27 +68,17 @@ def open_folder(root: Path, config: DataConfig, cascade: CascadeConfig) -> DataS
     train, test = _list_images(root / "train"), _list_images(root / "val")
     class_names = tuple(sorted(train))
     _check_classes(root, train, test)
-    train_files, train_labels = _with_labels(train, class_names)
-    _check_config(root, train_labels, config, cascade)
-    is_held_out = hold_out(train_labels, config.calibration_images, config.seed)
-    evaluate = eval_transform(config, cascade)
-    test_files, test_labels = _with_labels(test, class_names)
-    chans = cascade.in_chans
+    train_files = _with_labels(train, class_names)
+    _check_config(root, train_files.labels, config, cascade)
+    is_held_out = hold_out(train_files.labels, config.calibration_images, config.seed)
+    test_files = _with_labels(test, class_names)
     return DataSets(
-        train=FolderImages(
-            tuple(train_files[~is_held_out]),
-            train_labels[~is_held_out],
-            train_transform(config, cascade),
-            chans,
-            is_training=True,
-        ),
-        calibration=FolderImages(
-            tuple(train_files[is_held_out]), train_labels[is_held_out], evaluate, chans, is_training=False
-        ),
-        test=FolderImages(tuple(test_files), test_labels, evaluate, chans, is_training=False),
+        train=FileImages(train_files, np.flatnonzero(~is_held_out), config, cascade, is_training=True),
+        calibration=FileImages(train_files, np.flatnonzero(is_held_out), config, cascade, is_training=False),
+        test=FileImages(test_files, np.arange(len(test_files)), config, cascade, is_training=False),
         class_names=class_names,
-        mean=MEAN[chans],
-        std=STD[chans],
+        mean=MEAN[cascade.in_chans],
+        std=STD[cascade.in_chans],
     )
 
 
@@ -216,10 +182,8 @@ def _check_config(root: Path, labels: NDArray[np.int64], config: DataConfig, cas
     rules.enforce()
 
 
-def _with_labels(
-    images: dict[str, list[str]], class_names: Sequence[str]
-) -> tuple[NDArray[np.object_], NDArray[np.int64]]:
-    """All image files, class after class, and their labels."""
-    files = [file for name in class_names for file in images.get(name, [])]
+def _with_labels(images: dict[str, list[str]], class_names: tuple[str, ...]) -> FolderFiles:
+    """All image files, class after class, with their labels."""
+    files = tuple(file for name in class_names for file in images.get(name, []))
     labels = [label for label, name in enumerate(class_names) for _ in images.get(name, [])]
-    return np.array(files, dtype=np.object_), np.array(labels, dtype=np.int64)
+    return FolderFiles(files, np.array(labels, dtype=np.int64), class_names)

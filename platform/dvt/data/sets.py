@@ -5,18 +5,25 @@ Shapes: `B` batch, `C` channels, `S` image side in pixels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
+
+
+class Skipped(NamedTuple):
+    """A training image that could not be used."""
+
+    name: str  # of its file, or of its place in one
+    reason: str  # a word that such images are counted by, see `dvt.data.decoding`
 
 
 @dataclass(frozen=True)
 class Batch:
     """Images and what they show."""
 
-    images: Tensor  # (B, C, S, S) float32, normalised
+    images: Tensor  # (B, C, S, S): float32, normalised; or uint8, to be normalised on the training device
     labels: Tensor  # (B,) int64
-    skipped: tuple[str, ...] = ()  # files that could not be read and were replaced by other images
+    skipped: tuple[Skipped, ...] = ()  # what could not be read and was replaced by other images
 
 
 class ImageSet(Protocol):

@@ -5,8 +5,10 @@ resize, centre crop and ImageNet's mean and standard deviation for evaluation.
 """
 
 import re
+from collections.abc import Callable
 from typing import cast
 
+from PIL.Image import Image
 from timm.data.transforms_factory import create_transform
 
 from dvt.config import CascadeConfig, ConfigError, DataConfig, Problem
@@ -19,6 +21,7 @@ __all__ = [
     "Transform",
     "eval_transform",
     "inference_transform",
+    "rand_augment",
     "read_image",
     "served_crop_pct",
     "train_transform",
@@ -61,6 +64,32 @@ def train_transform(config: DataConfig, cascade: CascadeConfig) -> Transform:
     except (AssertionError, KeyError, ValueError) as error:  # timm 1.0.31 asserts and converts
         raise ConfigError([problem]) from error
     return cast(Transform, transform)
+
+
+def rand_augment(config: DataConfig, cascade: CascadeConfig) -> Callable[[Image], Image]:
+    """timm's augmentation policy alone, for images of the model's size; it draws from Python's and NumPy's generators.
+
+    Raises:
+        ConfigError: If `rand_augment` is no policy that timm knows.
+    """
+    policy = config.augment.rand_augment
+    rule = f"must be a policy of timm such as rand-m9-mstd0.5-inc1, or null, got {policy!r}"
+    problem = Problem("data.augment.rand_augment", rule)
+    if policy is not None and not POLICY.fullmatch(policy):
+        raise ConfigError([problem])
+    try:
+        _, vary, _ = create_transform(
+            cascade.image_size,
+            is_training=True,
+            color_jitter=0.0,
+            auto_augment=policy,
+            interpolation="random",  # of each operation: bilinear or bicubic, as published
+            mean=MEAN[cascade.in_chans],  # the colour that comes in from outside
+            separate=True,
+        )
+    except (AssertionError, KeyError, ValueError) as error:  # timm 1.0.31 asserts and converts
+        raise ConfigError([problem]) from error
+    return cast("Callable[[Image], Image]", vary)
 
 
 def eval_transform(config: DataConfig, cascade: CascadeConfig) -> Transform:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from dvt.config import CascadeConfig, Recipe
-from dvt.data import Batch, Mixer, derive_seed
+from dvt.data import Batch, OnDevice, derive_seed
 from dvt.search.elastic import ElasticCascade
 from dvt.search.space import Space
 from dvt.train.loop import Worker
@@ -65,7 +65,7 @@ class SupernetStepper:
         model: The shared weights; the same as the state's.
         state: With optimizer and schedule.
         sandwich: Which cascades are trained.
-        mixer: Makes soft targets, and mixes images.
+        on_device: Normalises, erases and mixes images, and makes soft targets.
         worker: This process among those that train.
     """
 
@@ -74,7 +74,7 @@ class SupernetStepper:
     model: ElasticCascade
     state: ModelState
     sandwich: Sandwich
-    mixer: Mixer
+    on_device: OnDevice
     worker: Worker
 
     def step(self, batches: Sequence[Batch]) -> Tensor:
@@ -101,7 +101,7 @@ class SupernetStepper:
         device = self.worker.device
         images = batch.images.to(device, non_blocking=True)
         labels = batch.labels.to(device, non_blocking=True)
-        images, targets = self.mixer(images, labels, seed)
+        images, targets = self.on_device(images, labels, seed)
         total = torch.zeros((), device=device)
         for config in configs:
             torch.manual_seed(seed)  # as in `dvt.train.step`: a resumed run draws the same dropout

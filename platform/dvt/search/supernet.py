@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dvt.config import Recipe, to_dict
-from dvt.data import DataSets, Mixer, check_skipped, train_batches
+from dvt.data import DataSets, OnDevice, Skipped, check_skipped, count_skipped, prefetched, train_batches
 from dvt.search.elastic import ElasticCascade
 from dvt.search.sandwich import Sandwich, SupernetStepper
 from dvt.search.settings import SupernetConfig, require_sharable
@@ -24,7 +24,7 @@ from dvt.train.loop import (
     Worker,
     add_up,
     count_steps_per_epoch,
-    gather_names,
+    gather_skipped,
     measure_exits,
 )
 from dvt.train.state import ModelState
@@ -68,9 +68,9 @@ def train_supernet(
         if folder is not None:
             _require_same(folder, texts[SUPERNET])
             restore(state, load_checkpoint(folder), recipe)
-    mixer = Mixer(recipe.data.augment, recipe.loss, recipe.cascade.num_classes)
+    on_device = OnDevice.of(recipe, data)
     sandwich = Sandwich.of(space, config.num_random, recipe.train.seed)
-    stepper = SupernetStepper(recipe, config.distill, model, state, sandwich, mixer, worker)
+    stepper = SupernetStepper(recipe, config.distill, model, state, sandwich, on_device, worker)
     for epoch in range(state.step // steps_per_epoch, recipe.optimizer.total_epochs):
         begun = time.perf_counter()
         metrics = _run_epoch(stepper, data, epoch, steps_per_epoch, reporter)
@@ -125,18 +125,19 @@ def _run_epoch(
         seed=recipe.train.seed,
         num_workers=recipe.data.loader_workers,
     )
+    batches = prefetched(batches, stepper.worker.device)
     stepper.model.train()
     losses: list[Tensor] = []
-    skipped: set[str] = set()
+    skipped = set[Skipped]()
     for index in range(steps_per_epoch):
         taken = [next(batches) for _ in range(recipe.train.grad_accum_steps)]
-        skipped.update(name for batch in taken for name in batch.skipped)
+        skipped.update(image for batch in taken for image in batch.skipped)
         losses.append(stepper.step(taken))
         is_last = index + 1 == steps_per_epoch
         if is_last or state.step % recipe.train.log_every_steps == 0:
-            skipped = gather_names(list(skipped), stepper.worker)
+            skipped = gather_skipped(skipped, stepper.worker)
             check_skipped(skipped, len(data.train))
-            metrics = _train_metrics(stepper, losses) | {"data/skipped_images": len(skipped)}
+            metrics = _train_metrics(stepper, losses) | count_skipped(skipped)
             if is_last:
                 return metrics
             reporter.report(metrics, state.step, checkpoint=None)

@@ -6,7 +6,7 @@ A newcomer's path: `jobs/train_imagenet.py` -> `dvt/cli/train.py` -> here -> `dv
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,17 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dvt.config import ConfigError, Problem, Recipe
-from dvt.data import Batch, DataSets, Mixer, batches_per_epoch, check_skipped, train_batches
+from dvt.data import (
+    Batch,
+    DataSets,
+    OnDevice,
+    Skipped,
+    batches_per_epoch,
+    check_skipped,
+    count_skipped,
+    prefetched,
+    train_batches,
+)
 from dvt.exits import ExitScores
 from dvt.models import Cascade
 from dvt.train.checkpoint import load_checkpoint, restore, save_checkpoint
@@ -82,8 +92,8 @@ def train_cascade(
     state = _start(recipe, steps_per_epoch, worker, reporter)
     if recipe.train.compile:  # of the average, which only measures, nothing is compiled
         state.model.compile_stages()
-    mixer = Mixer(recipe.data.augment, recipe.loss, recipe.cascade.num_classes)
-    stepper = Stepper(recipe, _wrap(state.model, worker), state, mixer, worker.device, worker.rank)
+    on_device = OnDevice.of(recipe, data)
+    stepper = Stepper(recipe, _wrap(state.model, worker), state, on_device, worker.device, worker.rank)
     for epoch in range(state.step // steps_per_epoch, recipe.optimizer.total_epochs):
         metrics = _run_epoch(stepper, data, epoch, steps_per_epoch, worker, reporter)
         metrics |= _measure(state, recipe, data, worker, on_scores, epoch + 1)
@@ -145,15 +155,16 @@ def _run_epoch(
         seed=recipe.train.seed,
         num_workers=recipe.data.loader_workers,
     )
+    batches = prefetched(batches, worker.device)
     timed = _Timed(batches)
     stepper.model.train()
-    sums, skipped = StepSums.zeros(recipe.cascade.num_exits, worker.device), set[str]()
+    sums, skipped = StepSums.zeros(recipe.cascade.num_exits, worker.device), set[Skipped]()
     for index in range(done, steps_per_epoch):
         stepper.step([next(timed) for _ in range(accum)], sums)
         is_last = index + 1 == steps_per_epoch
         if is_last or state.step % recipe.train.log_every_steps == 0:
-            skipped |= gather_names(sums.skipped, worker)
-            metrics = _train_metrics(stepper, sums, timed, worker) | {"data/skipped_images": len(skipped)}
+            skipped |= gather_skipped(sums.skipped, worker)
+            metrics = _train_metrics(stepper, sums, timed, worker) | count_skipped(skipped)
             check_skipped(skipped, len(data.train))
             if is_last:
                 return metrics
@@ -243,9 +254,9 @@ def add_up(values: Tensor, worker: Worker) -> Tensor:
     return values
 
 
-def gather_names(names: list[str], worker: Worker) -> set[str]:
-    """The names that any worker has."""
-    return {name for part in _gather(names, worker) for name in part}
+def gather_skipped(skipped: Collection[Skipped], worker: Worker) -> set[Skipped]:
+    """What any worker skipped."""
+    return {image for part in _gather(list(skipped), worker) for image in part}
 
 
 def _gather(part: T, worker: Worker) -> list[T]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dvt.config import Recipe
-from dvt.data import Batch, Mixer, derive_seed
+from dvt.data import Batch, OnDevice, Skipped, derive_seed
 from dvt.train.losses import cascade_loss, count_correct
 from dvt.train.state import TrainingState
 
@@ -27,7 +27,7 @@ class StepSums:
         correct: Images that each exit got right, as mixed targets go by their larger share, (E,).
         images: Images seen by this worker.
         micro_batches: Micro-batches seen by this worker.
-        skipped: Files that could not be read.
+        skipped: Training images that could not be read.
     """
 
     loss: Tensor
@@ -35,7 +35,7 @@ class StepSums:
     correct: Tensor
     images: int = 0
     micro_batches: int = 0
-    skipped: list[str] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
 
     @classmethod
     def zeros(cls, num_exits: int, device: torch.device) -> "StepSums":
@@ -52,7 +52,7 @@ class Stepper:
         recipe: The run.
         model: The model as it is called, wrapped for several workers where there are any.
         state: The same model unwrapped, with optimizer and schedule.
-        mixer: Makes soft targets, and mixes images.
+        on_device: Normalises, erases and mixes images, and makes soft targets.
         device: Where to compute.
         rank: This worker, from 0.
     """
@@ -60,7 +60,7 @@ class Stepper:
     recipe: Recipe
     model: nn.Module
     state: TrainingState
-    mixer: Mixer
+    on_device: OnDevice
     device: torch.device
     rank: int
 
@@ -81,7 +81,7 @@ class Stepper:
         seed = derive_seed(self.recipe.train.seed, self.state.step, index, self.rank)
         images = batch.images.to(self.device, non_blocking=True)
         labels = batch.labels.to(self.device, non_blocking=True)
-        images, targets = self.mixer(images, labels, seed)
+        images, targets = self.on_device(images, labels, seed)
         # Dropout and stochastic depth draw from torch's global generator and take no other. Seeding it anew for each
         # micro-batch makes a resumed run draw the same numbers, with no generator state to keep.
         torch.manual_seed(seed)

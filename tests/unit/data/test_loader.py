@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dvt.config import CascadeConfig, ConfigError, DataConfig, StageConfig
-from dvt.data import Batch, DataError, DataSets, batches_per_epoch, eval_batches, open_data, train_batches
-from dvt.data.folder import FolderImages
+from dvt.data import Batch, DataError, DataSets, Skipped, batches_per_epoch, eval_batches, open_data, train_batches
+from dvt.data.folder import FolderFiles
+from dvt.data.image_set import FileImages
 from tests.unit.data.images import cascade, folder_config, write_folder
 
 
@@ -137,17 +138,19 @@ def test_reading_processes_change_neither_images_nor_the_global_generator(birds:
         assert torch.equal(one.images, other.images)
         assert torch.equal(one.labels, other.labels)
         assert one.skipped == other.skipped
-    assert set(chain.from_iterable(batch.skipped for batch in here)) == {f"{birds}/train/emu/003.jpg"}
+    assert set(chain.from_iterable(batch.skipped for batch in here)) == {Skipped(f"{birds}/train/emu/003.jpg", "empty")}
 
 
 def test_an_error_in_a_reading_process_stays_one_sentence(birds: Path) -> None:
     test = open_data(folder_config(birds), cascade(2)).test
-    assert isinstance(test, FolderImages)
-    Path(test.files[8]).write_bytes(b"GIF89a")
+    assert isinstance(test, FileImages)
+    assert isinstance(test.images, FolderFiles)
+    file = test.images.files[8]
+    Path(file).write_bytes(b"GIF89a")
     batches = eval_batches(test, shard=0, num_shards=1, batch_size=4, num_workers=1)
     with pytest.raises(DataError) as raised:
         list(batches)
-    assert str(raised.value) == f"{test.files[8]} cannot be read as an image; replace or remove it"
+    assert str(raised.value) == f"{file} cannot be read as an image (not an image); replace or remove it"
 
 
 def test_resuming_after_the_last_batch_reads_nothing(birds: Path) -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dvt.config import AugmentConfig, LossConfig
-from dvt.data import Mixer
+from dvt.data.mixing import Mixer
 
 
 def _batch(size: int = 8) -> tuple[torch.Tensor, torch.Tensor]:

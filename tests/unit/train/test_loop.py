@@ -192,6 +192,7 @@ LARGE = change(RECIPE, train={"micro_batch_size": 100, "log_every_steps": 2})  #
 def test_a_file_in_a_thousand_may_be_skipped_and_is_counted(tmp_path: Path) -> None:
     rows = run(LARGE, tmp_path, make_data(1000, skipped={3: "a.jpg"})).rows
     counts = {row.step: row.metrics["data/skipped_images"] for row in rows}
+    assert all(row.metrics.get("data/skipped_images/corrupt", 0) == counts[row.step] for row in rows)
     for epoch in (0, 1):  # in each epoch none until it is met, then one
         of_epoch = [counts[10 * epoch + step] for step in (2, 4, 6, 8, 10)]
         assert of_epoch == sorted(of_epoch)

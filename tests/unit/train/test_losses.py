@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dvt.config import AugmentConfig, LossConfig
-from dvt.data import Mixer
+from dvt.data.mixing import Mixer
 from dvt.train.losses import cascade_loss, count_correct, distillation
 
 LN3, LN9 = math.log(3), math.log(9)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dvt.config import AugmentConfig, Recipe
-from dvt.data import Batch, derive_seed
+from dvt.data import Batch, Skipped, derive_seed
 from dvt.train.losses import cascade_loss, count_correct
 from dvt.train.step import Stepper, StepSums, autocast
 from tests.unit.train.tiny import CASCADE, CPU, RECIPE, change, is_equal, make_batch, make_stepper, snapshot
@@ -58,11 +58,12 @@ def test_clipping_bounds_the_norm_and_keeps_the_direction() -> None:
 def test_sums_add_up_over_steps() -> None:
     stepper, sums = make_stepper(RECIPE), StepSums.zeros(2, CPU)
     expected = StepSums.zeros(2, CPU)
-    for seed, skipped in enumerate([("a.jpg",), (), ("b.jpg", "a.jpg")]):
+    first, second = Skipped("a.jpg", "empty"), Skipped("b.jpg", "corrupt")
+    for seed, skipped in enumerate([(first,), (), (second, first)]):
         batch = make_batch(4, seed)
         with torch.no_grad():
             logits = stepper.state.model(batch.images)
-        _, targets = stepper.mixer(batch.images, batch.labels, 0)
+        _, targets = stepper.on_device(batch.images, batch.labels, 0)
         loss = cascade_loss(logits, targets, RECIPE.loss)
         expected.loss += loss.total
         expected.per_exit += loss.per_exit
@@ -72,7 +73,7 @@ def test_sums_add_up_over_steps() -> None:
     torch.testing.assert_close(sums.per_exit, expected.per_exit)
     assert torch.equal(sums.correct, expected.correct)
     assert (sums.images, sums.micro_batches) == (12, 3)
-    assert sums.skipped == ["a.jpg", "b.jpg", "a.jpg"]
+    assert sums.skipped == [first, second, first]
     assert not sums.loss.requires_grad
 
 
@@ -160,7 +161,7 @@ def test_every_micro_batch_rank_and_seed_draws_anew() -> None:
 def test_mixed_images_count_as_what_they_show_more_of() -> None:
     stepper, sums = make_stepper(change(RANDOM, cascade={"drop_path": 0})), StepSums.zeros(2, CPU)
     batch = make_batch(8)
-    images, targets = stepper.mixer(batch.images, batch.labels, derive_seed(0, 0, 0, 0))
+    images, targets = stepper.on_device(batch.images, batch.labels, derive_seed(0, 0, 0, 0))
     assert not torch.equal(images, batch.images)
     assert (targets.amax(dim=-1) < 0.9).any()
     with torch.no_grad():

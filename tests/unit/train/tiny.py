@@ -20,7 +20,7 @@ from dvt.config import (
     StageConfig,
     TrainConfig,
 )
-from dvt.data import Batch, DataError, DataSets, Mixer
+from dvt.data import Batch, DataError, DataSets, OnDevice, Skipped
 from dvt.train.loop import Worker
 from dvt.train.state import TrainingState
 from dvt.train.step import Stepper
@@ -78,7 +78,7 @@ class MemoryImages:
     def read(self, indices: Sequence[int], *, epoch: int = 0, seed: int = 0) -> Batch:
         if self.unreadable.intersection(indices):
             raise DataError(f"image {min(self.unreadable.intersection(indices))} cannot be read")
-        skipped = tuple(self.skipped[index] for index in indices if index in self.skipped)
+        skipped = tuple(Skipped(self.skipped[index], "corrupt") for index in indices if index in self.skipped)
         return Batch(self.images[list(indices)], self.labels[list(indices)], skipped)
 
 
@@ -124,8 +124,8 @@ class MemoryReporter:
 def make_stepper(recipe: Recipe, rank: int = 0) -> Stepper:
     """A stepper over a new state, four steps an epoch."""
     state = TrainingState.create(recipe, 4, CPU)
-    mixer = Mixer(recipe.data.augment, recipe.loss, recipe.cascade.num_classes)
-    return Stepper(recipe, state.model.train(), state, mixer, CPU, rank)
+    on_device = OnDevice(recipe.data.augment, recipe.loss, recipe.cascade.num_classes, (0.0,), (1.0,))
+    return Stepper(recipe, state.model.train(), state, on_device, CPU, rank)
 
 
 def make_batch(count: int, seed: int = 0) -> Batch:

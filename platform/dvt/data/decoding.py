@@ -1,0 +1,101 @@
+"""From encoded bytes to pixels: JPEG by libjpeg-turbo through simplejpeg, everything else by Pillow.
+
+What simplejpeg refuses, as CMYK or a stray byte between two markers, Pillow decides on, as it does at evaluation. Where
+both decode a colour JPEG they give the same pixels. Pixels stay as they are stored, whatever EXIF says of turning them:
+so do timm and torchvision, with which the published numbers were measured.
+
+Shapes: `H` height and `W` width of the image as stored, `c` channels, 1 is grey and 3 is colour.
+"""
+
+import warnings
+from io import BytesIO
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from dvt.inference.preparation import UNREADABLE, read_image
+
+Pixels = NDArray[np.uint8]
+
+# Why an image cannot be used; what they are counted by.
+EMPTY = "empty"
+NOT_AN_IMAGE = "not_an_image"
+TRUNCATED = "truncated"
+CORRUPT = "corrupt"
+TOO_MANY_PIXELS = "too_many_pixels"
+NOT_READ = "not_read"  # its bytes could not be had, as of a file that is gone
+
+_JPEG = b"\xff\xd8\xff"
+
+
+class UndecodableError(Exception):
+    """An image that cannot be used, for one of the reasons above."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def decode(content: bytes, in_chans: int, max_pixels: int) -> Pixels:
+    """Decode for training.
+
+    Args:
+        content: An encoded image.
+        in_chans: Channels of the model: 1 is grey, 3 is colour.
+        max_pixels: Refuse larger images by their header, before room for them is made.
+
+    Returns:
+        (H, W, c)
+
+    Raises:
+        UndecodableError: If it cannot be decoded, or is too large.
+    """
+    if content.startswith(_JPEG):
+        pixels = _decode_jpeg(content, in_chans, max_pixels)
+        if pixels is not None:
+            return pixels
+    pixels = np.array(decode_as_evaluated(content, in_chans, max_pixels))  # a copy: torch wants to be able to write
+    return pixels[..., None] if in_chans == 1 else pixels
+
+
+def decode_as_evaluated(content: bytes, in_chans: int, max_pixels: int) -> Image.Image:
+    """Decode as `dvt.inference.preparation` does, for evaluation; see `decode`."""
+    if not content:
+        raise UndecodableError(EMPTY)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(BytesIO(content)) as file:  # reads the header alone
+                _check_size(file.height, file.width, max_pixels)
+        return read_image(BytesIO(content), in_chans)
+    except (Image.DecompressionBombWarning, *UNREADABLE) as error:
+        raise UndecodableError(_reason_of(error)) from error
+
+
+def _decode_jpeg(content: bytes, in_chans: int, max_pixels: int) -> Pixels | None:
+    """The pixels of a JPEG, or None where Pillow is to decide."""
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+        _check_size(height, width, max_pixels)
+        wanted = "GRAY" if in_chans == 1 and colours == "Gray" else "RGB"
+        pixels: Pixels = simplejpeg.decode_jpeg(content, wanted)  # strict: a truncated file is an error
+    except ValueError:
+        return None
+    if in_chans == 1 and wanted == "RGB":
+        return np.array(Image.fromarray(pixels).convert("L"))[..., None]  # rounds as at evaluation
+    return pixels
+
+
+def _check_size(height: int, width: int, max_pixels: int) -> None:
+    if height * width > max_pixels:
+        raise UndecodableError(TOO_MANY_PIXELS)
+
+
+def _reason_of(error: Exception) -> str:
+    if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):
+        return TOO_MANY_PIXELS
+    if isinstance(error, UnidentifiedImageError):
+        return NOT_AN_IMAGE
+    return TRUNCATED if "truncated" in str(error).lower() else CORRUPT  # Pillow 12 tells them apart by words alone

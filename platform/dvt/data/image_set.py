@@ -1,0 +1,112 @@
+"""`FileImages`: a set of images on encoded ones, wherever these lie; decoded, and varied for training.
+
+Shapes: `N` images of the set, `B` batch, `C` channels, `S` image side in pixels.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dvt.config import CascadeConfig, DataConfig
+from dvt.data.augmenting import Augmenter
+from dvt.data.decoding import NOT_READ, UndecodableError, decode, decode_as_evaluated
+from dvt.data.encoded import EncodedImage, EncodedImages
+from dvt.data.errors import DataError
+from dvt.data.randomness import PURPOSE_AUGMENT, derive_seed, global_randomness_restored
+from dvt.data.sets import Batch, Skipped
+from dvt.data.transforms import Transform, eval_transform
+
+MAX_UNREADABLE_RUN = 100  # images in a row; past that the source is broken, and going on would read all of it
+
+
+@dataclass(frozen=True, eq=False)
+class FileImages:
+    """Some of the encoded images, an `ImageSet`.
+
+    Training images are varied and come as bytes, to be normalised on the training device; one that cannot be read is
+    replaced by the next that can. Others are prepared as `dvt.inference.preparation` does, normalised.
+    """
+
+    images: EncodedImages
+    indices: NDArray[np.int64] = field(repr=False)  # (N,) which of them
+    config: DataConfig
+    cascade: CascadeConfig
+    is_training: bool = field(kw_only=True)
+    transform: Transform | None = field(default=None, kw_only=True)  # in place of the configuration's, for evaluation
+
+    def __post_init__(self) -> None:
+        if self.is_training:
+            _ = self._augmenter  # complains of a policy that is none
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.indices)
+
+    def read(self, indices: Sequence[int], *, epoch: int = 0, seed: int = 0) -> Batch:
+        """The images at `indices`; see `ImageSet`."""
+        wanted = self.indices[np.asarray(indices, dtype=np.int64)]
+        encoded = self.images.read(wanted.tolist())
+        if not self.is_training:
+            prepared = torch.stack([self._evaluate(image) for image in encoded])
+            return Batch(prepared, torch.from_numpy(self.images.labels[wanted]))
+        size, chans = self.cascade.image_size, self.cascade.in_chans
+        pixels = np.empty((len(encoded), size, size, chans), dtype=np.uint8)
+        found, skipped = [], list[Skipped]()
+        fence = global_randomness_restored() if self._augmenter.draws_globally else nullcontext()
+        with fence:
+            for out, index, image in zip(pixels, indices, encoded, strict=True):
+                found.append(self._fill(out, image, index, derive_seed(PURPOSE_AUGMENT, seed, epoch, index), skipped))
+        batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (B, C, S, S)
+        return Batch(batch, torch.from_numpy(self.images.labels[self.indices[found]]), tuple(skipped))
+
+    def fingerprint(self) -> str:
+        """See `ImageSet`; that of the encoded images, and which of them."""
+        digest = hashlib.sha256(self.images.fingerprint().encode())
+        digest.update(self.indices.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def _augmenter(self) -> Augmenter:
+        return Augmenter(self.config, self.cascade)
+
+    @cached_property
+    def _transform(self) -> Transform:
+        return self.transform or eval_transform(self.config, self.cascade)
+
+    def _evaluate(self, image: EncodedImage) -> torch.Tensor:
+        """(C, S, S), normalised."""
+        try:
+            if image.problem:
+                raise UndecodableError(NOT_READ)
+            return self._transform(decode_as_evaluated(image.content, self.cascade.in_chans, self.config.max_pixels))
+        except UndecodableError as error:
+            why = image.problem or error.reason.replace("_", " ")
+            raise DataError(f"{image.name} cannot be read as an image ({why}); replace or remove it") from error
+
+    def _fill(self, out: NDArray[np.uint8], image: EncodedImage, index: int, seed: int, skipped: list[Skipped]) -> int:
+        """Put the image at `index` into `out`, (S, S, C), or the next one that reads; returns where that is."""
+        failed: list[Skipped] = []
+        for place in range(index, index + min(len(self), MAX_UNREADABLE_RUN)):
+            found = place % len(self)
+            if place > index:
+                (image,) = self.images.read([int(self.indices[found])])
+            try:
+                if image.problem:
+                    raise UndecodableError(NOT_READ)
+                decoded = decode(image.content, self.cascade.in_chans, self.config.max_pixels)
+            except UndecodableError as error:
+                failed.append(Skipped(image.name, error.reason))
+                continue
+            self._augmenter.into(out, decoded, seed)
+            skipped += failed
+            return found
+        raise DataError(
+            f"{failed[0].name} and the training images after it, {len(failed)} in all, cannot be read as images; "
+            "replace or remove them"
+        )
