@@ -10,16 +10,16 @@ Shapes: `H` height, `W` width, `c` channels, `S` image side of the model.
 import math
 import random
 from collections.abc import Callable
-from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 from torch.nn import functional as F
 
 from dvt.config import CascadeConfig, DataConfig
-from dvt.data.randomness import seed_global_randomness
+from dvt.data.randomness import below, seed_global_randomness
 from dvt.data.transforms import rand_augment
 
 Pixels = NDArray[np.uint8]
@@ -36,35 +36,46 @@ class Augmenter:
         self._image_size = cascade.image_size
         self._crop_scale = config.augment.crop_scale
         self._hflip = config.augment.hflip
-        self._policy: Callable[[Image.Image], Image.Image] | None = None
+        self.policy: Callable[[Image.Image], Image.Image] | None = None
         if config.augment.rand_augment is not None:
-            self._policy = rand_augment(config, cascade)
+            self.policy = rand_augment(config, cascade)
 
     @property
     def draws_globally(self) -> bool:
         """Whether `into` seeds the global generators, as timm's RandAugment draws from them and takes no other."""
-        return self._policy is not None
+        return self.policy is not None
 
-    def into(self, out: Pixels, pixels: Pixels, seed: int) -> None:
+    def into(self, out: Tensor, pixels: Pixels, generator: random.Random) -> None:
         """Vary an image.
 
         Args:
-            out: (S, S, c), filled.
+            out: (c, S, S) uint8, filled.
             pixels: (H, W, c), left as they are.
-            seed: Decides all that is random.
+            generator: Decides all that is random.
         """
-        generator = random.Random(seed)
         rows, columns = draw_part(pixels.shape[0], pixels.shape[1], self._crop_scale, generator)
-        part = resize(pixels[rows, columns], self._image_size, generator.choice(FILTERS))
-        is_flipped = generator.random() < self._hflip
-        part = part[:, ::-1] if is_flipped else part
-        if self._policy is None:
-            out[:] = part
-            return
-        seed_global_randomness(generator.getrandbits(32))
-        grey = part.shape[2] == 1
-        varied = self._policy(Image.fromarray(np.ascontiguousarray(part[..., 0] if grey else part)))
-        out[:] = np.asarray(varied).reshape(out.shape)
+        interpolation = FILTERS[below(len(FILTERS), generator)]
+        part = resize(pixels[rows, columns], self._image_size, interpolation)
+        if generator.random() < self._hflip:
+            part = part.flip(-1)
+        if self.policy is not None:
+            seed_global_randomness(below(2**32, generator))
+            part = of_picture(self.policy(as_picture(part)))
+        out.copy_(part)
+
+
+def as_picture(part: Tensor) -> Image.Image:
+    """A picture of (c, S, S); handing Pillow channels line by line is cheaper than making pixels of them."""
+    mode, raw = ("L", "L") if len(part) == 1 else ("RGB", "RGB;L")
+    lines = part.permute(1, 0, 2).contiguous().numpy()  # (S, c, S)
+    return Image.frombuffer(mode, (lines.shape[2], lines.shape[0]), lines, "raw", raw, 0, 1)
+
+
+def of_picture(picture: Image.Image) -> Tensor:
+    """Back to (c, S, S)."""
+    raw = "L" if picture.mode == "L" else "RGB;L"
+    lines = np.frombuffer(bytearray(picture.tobytes("raw", raw)), dtype=np.uint8)  # writable, as torch wants it
+    return torch.from_numpy(lines).view(picture.height, -1, picture.width).permute(1, 0, 2)
 
 
 def draw_part(height: int, width: int, scale: tuple[float, float], generator: random.Random) -> tuple[slice, slice]:
@@ -80,14 +91,15 @@ def draw_part(height: int, width: int, scale: tuple[float, float], generator: ra
         Rows and columns of the part. Where none fits in ten tries, as of a long thin image, it is the
         centre, as large as the aspect ratios allow.
     """
-    narrowest, widest = ASPECT_RATIOS
+    (low, high), (narrowest, widest) = scale, ASPECT_RATIOS
     for _ in range(NUM_TRIES):
-        area = generator.uniform(*scale) * height * width
-        aspect = math.exp(generator.uniform(math.log(narrowest), math.log(widest)))
+        area = (low + (high - low) * generator.random()) * height * width
+        aspect = narrowest * (widest / narrowest) ** generator.random()  # as likely above 1 as below
         part_width = round(math.sqrt(area * aspect))
         part_height = round(math.sqrt(area / aspect))
         if 0 < part_width <= width and 0 < part_height <= height:
-            top, left = generator.randint(0, height - part_height), generator.randint(0, width - part_width)
+            top = below(height - part_height + 1, generator)
+            left = below(width - part_width + 1, generator)
             return slice(top, top + part_height), slice(left, left + part_width)
     part_width = min(width, round(height * widest))
     part_height = min(height, max(1, round(width / narrowest)))
@@ -95,8 +107,7 @@ def draw_part(height: int, width: int, scale: tuple[float, float], generator: ra
     return slice(top, top + part_height), slice(left, left + part_width)
 
 
-def resize(pixels: Pixels, size: int, interpolation: str) -> Pixels:
-    """Resize (H, W, c) to (size, size, c), low-pass filtered where it shrinks."""
+def resize(pixels: Pixels, size: int, interpolation: str) -> Tensor:
+    """Resize (H, W, c) to (c, size, size), low-pass filtered where it shrinks."""
     planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]  # (1, c, H, W), no copy
-    resized = F.interpolate(planes, size=(size, size), mode=interpolation, antialias=True)
-    return cast(Pixels, resized[0].permute(1, 2, 0).numpy())
+    return F.interpolate(planes, size=(size, size), mode=interpolation, antialias=True)[0]

@@ -79,6 +79,8 @@ def _decode_jpeg(content: bytes, in_chans: int, max_pixels: int) -> Pixels | Non
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
         _check_size(height, width, max_pixels)
+        if colours not in ("Gray", "YCbCr", "RGB"):
+            return None
         wanted = "GRAY" if in_chans == 1 and colours == "Gray" else "RGB"
         pixels: Pixels = simplejpeg.decode_jpeg(content, wanted)  # strict: a truncated file is an error
     except ValueError:

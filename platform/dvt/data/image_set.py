@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from dvt.config import CascadeConfig, DataConfig
 from dvt.data.augmenting import Augmenter
-from dvt.data.decoding import NOT_READ, UndecodableError, decode, decode_as_evaluated
+from dvt.data.decoding import NOT_READ, Pixels, UndecodableError, decode, decode_as_evaluated
 from dvt.data.encoded import EncodedImage, EncodedImages
 from dvt.data.errors import DataError
-from dvt.data.randomness import PURPOSE_AUGMENT, derive_seed, global_randomness_restored
+from dvt.data.randomness import PURPOSE_AUGMENT, generator_of, global_randomness_restored
 from dvt.data.sets import Batch, Skipped
 from dvt.data.transforms import Transform, eval_transform
 
@@ -56,14 +56,16 @@ class FileImages:
             prepared = torch.stack([self._evaluate(image) for image in encoded])
             return Batch(prepared, torch.from_numpy(self.images.labels[wanted]))
         size, chans = self.cascade.image_size, self.cascade.in_chans
-        pixels = np.empty((len(encoded), size, size, chans), dtype=np.uint8)
+        pixels = torch.empty((len(encoded), chans, size, size), dtype=torch.uint8)
         found, skipped = [], list[Skipped]()
         fence = global_randomness_restored() if self._augmenter.draws_globally else nullcontext()
         with fence:
             for out, index, image in zip(pixels, indices, encoded, strict=True):
-                found.append(self._fill(out, image, index, derive_seed(PURPOSE_AUGMENT, seed, epoch, index), skipped))
-        batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (B, C, S, S)
-        return Batch(batch, torch.from_numpy(self.images.labels[self.indices[found]]), tuple(skipped))
+                decoded, place, failed = self._decode_or_replace(image, index)
+                self._augmenter.into(out, decoded, generator_of(PURPOSE_AUGMENT, seed, epoch, index))
+                found.append(place)
+                skipped += failed
+        return Batch(pixels, torch.from_numpy(self.images.labels[self.indices[found]]), tuple(skipped))
 
     def fingerprint(self) -> str:
         """See `ImageSet`; that of the encoded images, and which of them."""
@@ -89,8 +91,8 @@ class FileImages:
             why = image.problem or error.reason.replace("_", " ")
             raise DataError(f"{image.name} cannot be read as an image ({why}); replace or remove it") from error
 
-    def _fill(self, out: NDArray[np.uint8], image: EncodedImage, index: int, seed: int, skipped: list[Skipped]) -> int:
-        """Put the image at `index` into `out`, (S, S, C), or the next one that reads; returns where that is."""
+    def _decode_or_replace(self, image: EncodedImage, index: int) -> tuple[Pixels, int, list[Skipped]]:
+        """The pixels of the image at `index`, or of the next one that reads; its index; what did not read."""
         failed: list[Skipped] = []
         for place in range(index, index + min(len(self), MAX_UNREADABLE_RUN)):
             found = place % len(self)
@@ -99,13 +101,9 @@ class FileImages:
             try:
                 if image.problem:
                     raise UndecodableError(NOT_READ)
-                decoded = decode(image.content, self.cascade.in_chans, self.config.max_pixels)
+                return decode(image.content, self.cascade.in_chans, self.config.max_pixels), found, failed
             except UndecodableError as error:
                 failed.append(Skipped(image.name, error.reason))
-                continue
-            self._augmenter.into(out, decoded, seed)
-            skipped += failed
-            return found
         raise DataError(
             f"{failed[0].name} and the training images after it, {len(failed)} in all, cannot be read as images; "
             "replace or remove them"

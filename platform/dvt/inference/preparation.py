@@ -39,9 +39,16 @@ def read_image(path: str | Path | IO[bytes], in_chans: int) -> Image.Image:
         One of `UNREADABLE`: If the file is missing, truncated, damaged or not an image.
     """
     with Image.open(path) as file:
+        if file.mode.startswith("I;16"):
+            return _of_16_bits(file).convert("L" if in_chans == 1 else "RGB")
         # Else Pillow warns about palettes whose transparency is in bytes.
         image = file.convert("RGBA") if "transparency" in file.info else file
         return image.convert("L" if in_chans == 1 else "RGB")
+
+
+def _of_16_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits by its high bytes, as Pillow reads colour of 16 bits; itself it makes most of it white."""
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
 
 
 def why_unreadable(error: Exception) -> str:
