@@ -4,6 +4,8 @@ Which images a training batch holds, and how each is augmented, follows from see
 from what was read before, and not from how many processes read.
 """
 
+import logging
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -14,6 +16,27 @@ from dvt.config import ConfigError, Problem
 from dvt.data.errors import DataError
 from dvt.data.randomness import PURPOSE_ORDER, random_order
 from dvt.data.sets import Batch, DataSets, ImageSet
+
+logger = logging.getLogger(__name__)
+
+
+def warn_of_too_many_readers(num_workers: int, num_ranks: int) -> None:
+    """Log a warning if more processes read images on this node than it has cores; each computes in one thread.
+
+    Args:
+        num_workers: Processes that read images, of one training worker.
+        num_ranks: Training workers on this node.
+    """
+    cores = len(os.sched_getaffinity(0))
+    if num_workers * num_ranks > cores:
+        logger.warning(
+            "data.loader_workers should be at most %d for %d training workers on a node of %d cores, got %d; "
+            "more processes than cores read more slowly",
+            cores // num_ranks,
+            num_ranks,
+            cores,
+            num_workers,
+        )
 
 
 def batches_per_epoch(num_images: int, *, world_size: int, batch_size: int) -> int:

@@ -27,6 +27,7 @@ from dvt.data import (
     count_skipped,
     prefetched,
     train_batches,
+    warn_of_too_many_readers,
 )
 from dvt.exits import ExitScores
 from dvt.models import Cascade
@@ -93,6 +94,9 @@ def train_cascade(
     if recipe.train.compile:  # of the average, which only measures, nothing is compiled
         state.model.compile_stages()
     on_device = OnDevice.of(recipe, data)
+    ranks = _gather(worker.node_rank, worker).count(worker.node_rank)
+    if worker.local_rank == 0:
+        warn_of_too_many_readers(recipe.data.loader_workers, ranks)
     stepper = Stepper(recipe, _wrap(state.model, worker), state, on_device, worker.device, worker.rank)
     for epoch in range(state.step // steps_per_epoch, recipe.optimizer.total_epochs):
         metrics = _run_epoch(stepper, data, epoch, steps_per_epoch, worker, reporter)

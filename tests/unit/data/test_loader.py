@@ -8,7 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dvt.config import CascadeConfig, ConfigError, DataConfig, StageConfig
-from dvt.data import Batch, DataError, DataSets, Skipped, batches_per_epoch, eval_batches, open_data, train_batches
+from dvt.data import (
+    Batch,
+    DataError,
+    DataSets,
+    Skipped,
+    batches_per_epoch,
+    eval_batches,
+    open_data,
+    train_batches,
+    warn_of_too_many_readers,
+)
 from dvt.data.folder import FolderFiles
 from dvt.data.image_set import FileImages
 from tests.unit.data.images import cascade, folder_config, write_folder
@@ -156,3 +166,25 @@ def test_an_error_in_a_reading_process_stays_one_sentence(birds: Path) -> None:
 def test_resuming_after_the_last_batch_reads_nothing(birds: Path) -> None:
     data = open_data(folder_config(birds), cascade(2))
     assert list(_train(data, batch_size=6, first_batch=4, num_workers=2)) == []
+
+
+@pytest.mark.parametrize(("readers", "ranks", "most"), [(5, 1, 4), (3, 2, 2), (1, 8, 0)])
+def test_more_reading_processes_than_cores_are_warned_of(
+    readers: int, ranks: int, most: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(4))
+    warn_of_too_many_readers(readers, ranks)
+    (message,) = caplog.messages
+    assert message == (
+        f"data.loader_workers should be at most {most} for {ranks} training workers on a node of 4 cores, "
+        f"got {readers}; more processes than cores read more slowly"
+    )
+
+
+@pytest.mark.parametrize(("readers", "ranks"), [(4, 1), (2, 2), (1, 4), (0, 8)])
+def test_as_many_as_cores_are_not(
+    readers: int, ranks: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(4))
+    warn_of_too_many_readers(readers, ranks)
+    assert caplog.messages == []
