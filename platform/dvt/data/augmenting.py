@@ -35,6 +35,8 @@ class Augmenter:
     def __init__(self, config: DataConfig, cascade: CascadeConfig) -> None:
         self._image_size = cascade.image_size
         self._crop_scale = config.augment.crop_scale
+        self._padding = round(config.augment.crop_padding * cascade.image_size)
+        self._interpolation = config.interpolation
         self._hflip = config.augment.hflip
         self.policy: Callable[[Image.Image], Image.Image] | None = None
         if config.augment.rand_augment is not None:
@@ -53,15 +55,25 @@ class Augmenter:
             pixels: (H, W, c), left as they are.
             generator: Decides all that is random.
         """
-        rows, columns = draw_part(pixels.shape[0], pixels.shape[1], self._crop_scale, generator)
-        interpolation = FILTERS[below(len(FILTERS), generator)]
-        part = resize(pixels[rows, columns], self._image_size, interpolation)
+        part = self._moved(pixels, generator) if self._padding else self._cropped(pixels, generator)
         if generator.random() < self._hflip:
             part = part.flip(-1)
         if self.policy is not None:
             seed_global_randomness(below(2**32, generator))
             part = of_picture(self.policy(as_picture(part)))
         out.copy_(part)
+
+    def _cropped(self, pixels: Pixels, generator: random.Random) -> Tensor:
+        rows, columns = draw_part(pixels.shape[0], pixels.shape[1], self._crop_scale, generator)
+        interpolation = FILTERS[below(len(FILTERS), generator)]
+        return resize(pixels[rows, columns], self._image_size, interpolation)
+
+    def _moved(self, pixels: Pixels, generator: random.Random) -> Tensor:
+        """The whole image at the model's size, moved by up to the padding, with black coming in."""
+        size, padding = self._image_size, self._padding
+        whole = F.pad(resize(pixels, size, self._interpolation), (padding,) * 4)  # (c, S + 2 padding, S + 2 padding)
+        top, left = (below(2 * padding + 1, generator) for _ in range(2))
+        return whole[:, top : top + size, left : left + size]
 
 
 def as_picture(part: Tensor) -> Image.Image:

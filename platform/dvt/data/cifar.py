@@ -13,16 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from PIL import Image
 
-from dvt.config import CascadeConfig, DataConfig, Rules
+from dvt.config import CascadeConfig, DataConfig
 from dvt.data.cifar_files import CifarLayout, CifarPart, read_cifar
-from dvt.data.parts import hold_out
-from dvt.data.randomness import PURPOSE_AUGMENT, derive_seed, global_randomness_restored, seed_global_randomness
-from dvt.data.sets import Batch, DataSets
-from dvt.data.transforms import MEAN, STD, Transform, eval_transform, train_transform
+from dvt.data.encoded import EncodedImage
+from dvt.data.parts import split_parts
+from dvt.data.sets import DataSets
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,28 +70,9 @@ def open_cifar(layout: CifarLayout, root: str, config: DataConfig, cascade: Casc
         ConfigError: If classes or calibration images do not fit.
         DataError: If the files are not as they should be.
     """
-    _check_config(layout, config, cascade)
     files = read_cifar(root if "://" in root else str(Path(root).expanduser()), layout)
     train, test = (
         CifarImages(f"{layout.title}/{part}", images, files.class_names)
         for part, images in (("train", files.train), ("test", files.test))
     )
     return split_parts(train, test, config, cascade, layout.title, "classes")
-
-
-def _check_config(layout: CifarLayout, config: DataConfig, cascade: CascadeConfig) -> None:
-    num_images = len(layout.train) * layout.train_images
-    most = num_images - layout.num_classes
-    rules = Rules()
-    rules.require(
-        cascade.num_classes == layout.num_classes,
-        "cascade.num_classes",
-        f"must be {layout.num_classes} for {layout.title}, got {cascade.num_classes}",
-    )
-    rules.require(
-        config.calibration_images <= most,
-        "data.calibration_images",
-        f"must be at most {most}, so that each of {layout.num_classes} classes keeps one of the {num_images} training "
-        f"images of {layout.title}, got {config.calibration_images}",
-    )
-    rules.enforce()

@@ -4,6 +4,7 @@ Shapes: `N` images of the set, `B` batch, `C` channels, `S` image side in pixels
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils.data import get_worker_info
 
 from dvt.config import CascadeConfig, DataConfig
 from dvt.data.augmenting import Augmenter
@@ -56,7 +58,7 @@ class FileImages:
             prepared = torch.stack([self._evaluate(image) for image in encoded])
             return Batch(prepared, torch.from_numpy(self.images.labels[wanted]))
         size, chans = self.cascade.image_size, self.cascade.in_chans
-        pixels = torch.empty((len(encoded), chans, size, size), dtype=torch.uint8)
+        pixels = _empty_bytes(len(encoded), chans, size, size)
         found, skipped = [], list[Skipped]()
         fence = global_randomness_restored() if self._augmenter.draws_globally else nullcontext()
         with fence:
@@ -108,3 +110,11 @@ class FileImages:
             f"{failed[0].name} and the training images after it, {len(failed)} in all, cannot be read as images; "
             "replace or remove them"
         )
+
+
+def _empty_bytes(*shape: int) -> torch.Tensor:
+    """Where a batch is put together; in a reading process memory that the training process shares, to save a copy."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    shared = torch.UntypedStorage._new_shared(math.prod(shape))  # as torch's own collating does
+    return torch.empty(0, dtype=torch.uint8).set_(shared).view(shape)

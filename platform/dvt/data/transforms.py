@@ -105,6 +105,32 @@ def rand_augment(config: DataConfig, cascade: CascadeConfig) -> Callable[[Image]
     return cast("Callable[[Image], Image]", vary)
 
 
+def rand_augment(config: DataConfig, cascade: CascadeConfig) -> Callable[[Image], Image]:
+    """timm's augmentation policy alone, for images of the model's size; it draws from Python's and NumPy's generators.
+
+    Raises:
+        ConfigError: If `rand_augment` is no policy that timm knows.
+    """
+    policy = config.augment.rand_augment
+    rule = f"must be a policy of timm such as rand-m9-mstd0.5-inc1, or null, got {policy!r}"
+    problem = Problem("data.augment.rand_augment", rule)
+    if policy is not None and not POLICY.fullmatch(policy):
+        raise ConfigError([problem])
+    try:
+        _, vary, _ = create_transform(
+            cascade.image_size,
+            is_training=True,
+            color_jitter=0.0,
+            auto_augment=policy,
+            interpolation="random",  # of each operation: bilinear or bicubic, as published
+            mean=MEAN[cascade.in_chans],  # the colour that comes in from outside
+            separate=True,
+        )
+    except (AssertionError, KeyError, ValueError) as error:  # timm 1.0.31 asserts and converts
+        raise ConfigError([problem]) from error
+    return cast("Callable[[Image], Image]", vary)
+
+
 def eval_transform(config: DataConfig, cascade: CascadeConfig) -> Transform:
     """Resize the shorter side to image_size / crop_pct, crop the centre, normalise."""
     mean, std = MEAN[cascade.in_chans], STD[cascade.in_chans]

@@ -70,6 +70,7 @@ UNUSUAL = Recipe(
         interpolation="bilinear",
         loader_workers=0,
         eval_batch_size=11,
+        max_pixels=1234,
         augment=AugmentConfig(
             crop_scale=(0.5, 0.75),
             crop_padding=0.25,
