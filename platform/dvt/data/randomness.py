@@ -19,6 +19,8 @@ PURPOSE_HOLD_OUT = 3
 PURPOSE_SPLIT = 4
 PURPOSE_SCENE = 5
 PURPOSE_DERIVED = 6
+PURPOSE_BLOCKS = 20  # numbers between are for other purposes to come
+PURPOSE_WINDOW = 21
 
 
 def philox_key(*numbers: int) -> NDArray[np.uint64]:

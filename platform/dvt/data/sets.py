@@ -9,6 +9,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from dvt.data.order import EXACT, TrainOrder
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -52,3 +54,4 @@ class DataSets:
     class_names: tuple[str, ...]  # label i shows class_names[i]
     mean: tuple[float, ...]  # of each channel, of pixels from 0 to 1; subtracted first
     std: tuple[float, ...]  # of each channel; divided by second
+    train_order: TrainOrder = EXACT  # of the images of train in each epoch

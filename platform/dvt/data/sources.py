@@ -1,10 +1,12 @@
 """`open_data`: from what a recipe says to three sets of images, with every complaint about it made before training."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from dvt.config import CascadeConfig, ConfigError, DataConfig, Problem
 from dvt.data.digits import open_digits
 from dvt.data.folder import open_folder
+from dvt.data.order import choose_order
 from dvt.data.sets import DataSets
 
 
@@ -20,8 +22,9 @@ def open_data(config: DataConfig, cascade: CascadeConfig) -> DataSets:
         DataError: If the folder does not hold images as it should.
     """
     if config.source == "embedded":
-        return open_digits(config, cascade)
+        return replace(open_digits(config, cascade), train_order=choose_order(config, None))
     if config.root is None:
         rule = "must name an image folder for source folder, got null; add --data.root FOLDER"
         raise ConfigError([Problem("data.root", rule)])
-    return open_folder(Path(config.root).expanduser(), config, cascade)
+    folder = open_folder(Path(config.root).expanduser(), config, cascade)
+    return replace(folder, train_order=choose_order(config, None))

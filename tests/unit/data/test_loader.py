@@ -32,7 +32,7 @@ def _numbers(size: int) -> DataSets:
 
 
 def _train(data: DataSets, **changes: int) -> Iterator[Batch]:
-    values = {"epoch": 0, "first_batch": 0, "rank": 0, "world_size": 1, "batch_size": 2, "seed": 0, "num_workers": 0}
+    values = {"epoch": 0, "seen_images": 0, "rank": 0, "world_size": 1, "batch_size": 2, "seed": 0, "num_workers": 0}
     return train_batches(data, **{**values, **changes})
 
 
@@ -92,7 +92,7 @@ def test_resuming_at_any_batch_gives_the_batches_that_were_left(first_batch: int
     data = open_data(config, CascadeConfig(image_size=24, in_chans=1, num_classes=10, stages=stages))
     arguments = {"epoch": epoch, "rank": rank, "world_size": 2, "batch_size": 4, "seed": 3}
     whole = list(_train(data, **arguments))
-    left = list(_train(data, first_batch=first_batch, **arguments))
+    left = list(_train(data, seen_images=8 * first_batch, **arguments))
     assert len(left) == 8 - first_batch
     for expected, batch in zip(whole[first_batch:], left, strict=True):
         assert torch.equal(expected.images, batch.images)
@@ -152,4 +152,4 @@ def test_an_error_in_a_reading_process_stays_one_sentence(birds: Path) -> None:
 
 def test_resuming_after_the_last_batch_reads_nothing(birds: Path) -> None:
     data = open_data(folder_config(birds), cascade(2))
-    assert list(_train(data, batch_size=6, first_batch=4, num_workers=2)) == []
+    assert list(_train(data, batch_size=6, seen_images=24, num_workers=2)) == []
