@@ -1,6 +1,6 @@
 """The order in which an epoch's training images are read: a pure function of the images, seed and epoch.
 
-`exact` is a random permutation of all images: any image may follow any other. `window` suits sources whose images lie in
+`exact` is a random permutation of all images: any may follow any other. `window` suits sources whose images lie in
 blocks that are cheap to read together (shards, row groups): blocks come in random order, the images of each in random
 order, and on that stream each image is put off by a random distance below the window. At any time only the blocks that
 a stretch of as many images of the stream touches have been begun and not finished.

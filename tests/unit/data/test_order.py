@@ -1,5 +1,7 @@
 """Orders of training images: each a permutation, the same for all who ask, and the windowed one local."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -61,7 +63,7 @@ def test_blocks_need_not_stand_together_nor_be_numbered_without_gaps() -> None:
     blocks = np.array([7, 3, 7, 3, 900, 7])
     order = blocks[window_order(blocks, 1, seed=0, epoch=0)].tolist()
     assert [order.count(block) for block in (3, 7, 900)] == [2, 3, 1]
-    assert sum(one != other for one, other in zip(order, order[1:], strict=False)) == 2
+    assert sum(one != other for one, other in pairwise(order)) == 2
 
 
 def test_seed_and_epoch_order_blocks_and_images_anew() -> None:
