@@ -4,7 +4,6 @@ Read from files alone, so that no cluster is needed: `checkpoint_manager_snapsho
 """
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,9 @@ from dvt.train.loop import BEST_METRIC
 from dvt.train.storage import RECIPE, RunFolder
 
 CHECKPOINTS = "checkpoints"
-UNMEASURED = -math.inf  # what Ray Train is told of a checkpoint that no accuracy was measured of
+# What Ray Train is told of a checkpoint that no accuracy was measured of: below any, and finite, as Ray Train 2.60
+# writes null for what is not, and then cannot go on.
+UNMEASURED = -1.0
 SNAPSHOT = "checkpoint_manager_snapshot.json"  # as Ray Train 2.60 writes it
 
 

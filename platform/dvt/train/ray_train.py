@@ -168,7 +168,7 @@ class _RayReporter:
     def report(self, metrics: Mapping[str, float], step: int, checkpoint: Path | None) -> None:
         handed = None if checkpoint is None else ray_train.Checkpoint.from_directory(checkpoint)
         # Of a checkpoint within an epoch no accuracy is measured. Without a score Ray Train 2.60 logs an error; with
-        # the lowest it keeps it as the last one, and never in place of the best.
+        # this one it keeps it as the last one, and never in place of the best.
         score = {} if handed is None else {BEST_METRIC: UNMEASURED}
         try:
             ray_train.report({**score, **metrics, "step": step}, checkpoint=handed)
