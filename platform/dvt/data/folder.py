@@ -13,6 +13,7 @@ from PIL.Image import Image
 
 from dvt.config import CascadeConfig, ConfigError, DataConfig, Problem, Rules
 from dvt.data.errors import DataError
+from dvt.data.names import Names
 from dvt.data.randomness import (
     PURPOSE_AUGMENT,
     PURPOSE_HOLD_OUT,
@@ -33,7 +34,7 @@ MAX_NAMES_TOLD = 3  # class names in one message
 class FolderImages:
     """Image files with labels; training ones are augmented, and replaced where they cannot be read."""
 
-    files: tuple[str, ...]
+    files: Sequence[str]
     labels: NDArray[np.int64]
     transform: Transform
     in_chans: int
@@ -100,16 +101,16 @@ def open_folder(root: Path, config: DataConfig, cascade: CascadeConfig) -> DataS
     chans = cascade.in_chans
     return DataSets(
         train=FolderImages(
-            tuple(train_files[~is_held_out]),
+            Names(train_files[~is_held_out]),
             train_labels[~is_held_out],
             train_transform(config, cascade),
             chans,
             is_training=True,
         ),
         calibration=FolderImages(
-            tuple(train_files[is_held_out]), train_labels[is_held_out], evaluate, chans, is_training=False
+            Names(train_files[is_held_out]), train_labels[is_held_out], evaluate, chans, is_training=False
         ),
-        test=FolderImages(tuple(test_files), test_labels, evaluate, chans, is_training=False),
+        test=FolderImages(Names(test_files), test_labels, evaluate, chans, is_training=False),
         class_names=class_names,
         mean=MEAN[chans],
         std=STD[chans],

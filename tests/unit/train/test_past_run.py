@@ -110,7 +110,7 @@ def test_a_list_that_cannot_be_read_is_told(tmp_path: Path) -> None:
 
 
 # Ray 2.60's keeper of checkpoints still writes its list as pydantic 1 did.
-@pytest.mark.filterwarnings("ignore:The `(json|parse_raw)` method is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The `(json|parse_obj|parse_raw)` method is deprecated:DeprecationWarning")
 def test_checkpoints_within_epochs_never_push_out_the_best(tmp_path: Path) -> None:
     """Ray Train's own keeper of checkpoints is told of seven, three of which were measured or follow one that was."""
     root = make_run(tmp_path / "run", None)
