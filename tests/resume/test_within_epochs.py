@@ -6,9 +6,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from dvt.data.order import EXACT, TrainOrder
 from dvt.train.checkpoint import STATE, load_checkpoint
 from dvt.train.loop import train_cascade
 from tests.resume.runs import RECIPE, FailingReporter, Interruption, attempt, interrupt, outcome
@@ -48,6 +50,21 @@ def test_a_checkpoint_without_a_position_goes_by_its_step(tmp_path: Path) -> Non
     assert attempt(OFTEN, again)
     assert [row.step for row in again.rows] == [8]
     assert is_equal(outcome(again.folder), outcome(whole.folder))
+
+
+def test_interrupted_where_images_of_shards_are_mixed_in_a_window(tmp_path: Path) -> None:
+    """Sets in memory with blocks of seven images, as of shards."""
+    data = replace(make_data(num_train=36), train_order=TrainOrder(np.arange(36) // 7, window=10))
+    train_cascade(OFTEN, data, WORKER, MemoryReporter(tmp_path / "at_once"))
+    for step in (3, 6):
+        with pytest.raises(Interruption):
+            train_cascade(
+                OFTEN, data, WORKER, FailingReporter(tmp_path / "again", at_step=step, is_kept=True, end=interrupt)
+            )
+    train_cascade(OFTEN, data, WORKER, MemoryReporter(tmp_path / "again"))
+    assert is_equal(outcome(tmp_path / "again"), outcome(tmp_path / "at_once"))
+    train_cascade(OFTEN, replace(data, train_order=EXACT), WORKER, MemoryReporter(tmp_path / "exact"))
+    assert not is_equal(outcome(tmp_path / "exact"), outcome(tmp_path / "at_once"))
 
 
 @dataclass(frozen=True)
