@@ -1,5 +1,9 @@
 """Checkpoints within epochs: a run goes on at any step with the images that would have followed."""
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -10,11 +14,12 @@ import numpy as np
 import pytest
 import torch
 
+import dvt
 from dvt.data.order import EXACT, TrainOrder
 from dvt.train.checkpoint import STATE, load_checkpoint
 from dvt.train.loop import train_cascade
 from tests.resume.runs import RECIPE, FailingReporter, Interruption, attempt, interrupt, outcome
-from tests.resume.test_resume import measured
+from tests.resume.test_resume import ROOT, measured
 from tests.unit.train.tiny import WORKER, MemoryImages, MemoryReporter, change, is_equal, make_data
 
 OFTEN = change(RECIPE, train={"checkpoint_every_steps": 3, "log_every_steps": 100}, optimizer={"epochs": 1})
@@ -34,6 +39,19 @@ def test_interrupted_within_an_epoch_after_a_checkpoint(tmp_path: Path, loader_w
     assert [[row.step for row in each.rows] for each in (*tries, last)] == [[3], [4, 6], [8]]
     assert is_equal(outcome(tmp_path / "again"), outcome(tmp_path / "at_once"))
     assert measured(*tries, last) == measured(whole)
+
+
+def test_killed_within_an_epoch_after_a_checkpoint_there(tmp_path: Path) -> None:
+    recipe = change(RECIPE, train={"checkpoint_every_steps": 3})
+    assert attempt(recipe, MemoryReporter(tmp_path / "at_once"))
+    environment = {**os.environ, "PYTHONPATH": str(Path(dvt.__file__).parent.parent)}
+    command = [sys.executable, "-m", "tests.resume.runs", str(tmp_path / "again"), "7", "3"]
+    ended = subprocess.run(command, cwd=ROOT, env=environment, timeout=120, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    last = MemoryReporter(tmp_path / "again")
+    assert attempt(recipe, last)
+    assert [row.step for row in last.rows] == [7, 8, 9, 10, 11, 12]  # from the checkpoint within the second epoch
+    assert is_equal(outcome(tmp_path / "again"), outcome(tmp_path / "at_once"))
 
 
 def test_a_checkpoint_without_a_position_goes_by_its_step(tmp_path: Path) -> None:
