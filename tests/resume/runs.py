@@ -1,6 +1,6 @@
 """A run with everything on that draws random numbers, and the ways in which it is interrupted.
 
-As a process of its own it trains until it kills itself: `python -m tests.resume.runs FOLDER STEP`
+As a process of its own it trains until it kills itself: `python -m tests.resume.runs FOLDER STEP [KEPT_EVERY]`
 """
 
 import os
@@ -109,4 +109,6 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    attempt(RECIPE, FailingReporter(Path(sys.argv[1]), at_step=int(sys.argv[2]), end=kill))
+    every = int(sys.argv[3]) if len(sys.argv) > 3 else None
+    killed = change(RECIPE, train={"checkpoint_every_steps": every})
+    attempt(killed, FailingReporter(Path(sys.argv[1]), at_step=int(sys.argv[2]), end=kill))

@@ -138,7 +138,7 @@ def train_by_hand(recipe: Recipe, steps: int, folder: Path) -> None:
         batches = train_batches(
             open_images(recipe),
             epoch=step // STEPS_PER_EPOCH,
-            first_batch=step % STEPS_PER_EPOCH * 2,
+            seen_images=step % STEPS_PER_EPOCH * 2 * recipe.train.micro_batch_size,
             rank=0,
             world_size=1,
             batch_size=recipe.train.micro_batch_size,

@@ -69,13 +69,17 @@ class DataConfig:
     engine: Literal["local", "ray"] = "local"
     # processes that read images, per training worker; 0 reads in the training process; for engine ray tasks of one core
     loader_workers: int = 4
+    # order of training images, new each epoch: exact mixes all with all, window shuffles shards and mixes images within
+    # a sliding window, so that each shard is read about once; auto is window for shards that are not near, else exact
+    shuffle: Literal["auto", "exact", "window"] = "auto"
+    shuffle_window: int = 16_384  # images that are mixed at a time where the order is window
     eval_batch_size: int = 128  # images a batch at evaluation
     max_pixels: int = 2**26  # largest image file that is decoded; a larger one counts as unreadable
     augment: AugmentConfig = field(default_factory=AugmentConfig)  # how training images are varied
 
     def __post_init__(self) -> None:
         rules = Rules()
-        for name in ("calibration_images", "train_images", "test_images", "eval_batch_size"):
+        for name in ("calibration_images", "train_images", "test_images", "shuffle_window", "eval_batch_size"):
             rules.at_least(name, getattr(self, name), 1)
         for name in ("seed", "loader_workers"):
             rules.at_least(name, getattr(self, name), 0)
@@ -172,6 +176,8 @@ class TrainConfig:
     # (.safetensors, .pth, .pt, .bin) that timm can convert; heads are left out where classes differ
     init_from: str | None = None
     log_every_steps: int = 100  # steps between two rows of the training metrics
+    # steps between two checkpoints within an epoch, each with a row of metrics; null keeps them at epochs' ends only
+    checkpoint_every_steps: int | None = None
 
     def __post_init__(self) -> None:
         rules = Rules()
@@ -179,6 +185,8 @@ class TrainConfig:
             rules.at_least(name, getattr(self, name), 1)
         for name in ("seed", "backbone_epochs"):
             rules.at_least(name, getattr(self, name), 0)
+        if self.checkpoint_every_steps is not None:
+            rules.at_least("checkpoint_every_steps", self.checkpoint_every_steps, 1)
         if self.ema_decay is not None:
             rules.between("ema_decay", self.ema_decay, 0, 1)
         rules.enforce()

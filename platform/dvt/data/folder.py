@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dvt.config import CascadeConfig, ConfigError, DataConfig, Problem
 from dvt.data.encoded import EncodedImage
 from dvt.data.errors import DataError
+from dvt.data.names import Names
 from dvt.data.objects import Objects, is_remote, open_objects
 from dvt.data.parts import split_parts
 from dvt.data.sets import DataSets
@@ -24,7 +25,7 @@ MAX_NAMES_TOLD = 3  # class names in one message
 class FolderFiles:
     """Image files with labels; `EncodedImages` that lie in class folders."""
 
-    files: tuple[str, ...] = field(repr=False)  # paths, or s3:// addresses
+    files: Sequence[str] = field(repr=False)  # paths, or s3:// addresses
     labels: NDArray[np.int64] = field(repr=False)  # (N,)
     class_names: tuple[str, ...]
     objects: Objects = field(default_factory=Objects, repr=False)  # reads those of a bucket
@@ -161,6 +162,6 @@ def _some(names: Sequence[str]) -> str:
 
 def _with_labels(images: dict[str, list[str]], class_names: tuple[str, ...], objects: Objects) -> FolderFiles:
     """All image files, class after class, with their labels."""
-    files = tuple(file for name in class_names for file in images.get(name, []))
+    files = Names(file for name in class_names for file in images.get(name, []))
     labels = [label for label, name in enumerate(class_names) for _ in images.get(name, [])]
     return FolderFiles(files, np.array(labels, dtype=np.int64), class_names, objects)

@@ -1,7 +1,8 @@
 """Batches of images, for training in an order that can be taken up at any batch, and for evaluation in shards.
 
 Which images a training batch holds, and how each is augmented, follows from seed, epoch, batch and rank alone: not
-from what was read before, and not from how many processes read.
+from what was read before, and not from how many processes read. A position within an epoch counts images of the epoch's
+order, so what is left of it can be shared out among any number of ranks.
 """
 
 import logging
@@ -9,12 +10,13 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from dvt.config import ConfigError, Problem
 from dvt.data.errors import DataError
-from dvt.data.randomness import PURPOSE_ORDER, random_order
 from dvt.data.sets import Batch, DataSets, ImageSet
 
 logger = logging.getLogger(__name__)
@@ -64,19 +66,23 @@ def train_batches(
     data: DataSets,
     *,
     epoch: int,
-    first_batch: int,
+    seen_images: int = 0,
     rank: int,
     world_size: int,
     batch_size: int,
     seed: int,
     num_workers: int,
 ) -> Iterator[Batch]:
-    """The batches of one rank in one epoch, from `first_batch` on; images in a new random order each epoch.
+    """The batches of one rank in what is left of one epoch; images in a new random order each epoch.
+
+    What is left is cut into global batches, one after the other, and each into a batch for each rank; the images at the
+    end that do not fill a global batch are left out.
 
     Args:
         data: Its training set is read, by its engine.
         epoch: From 0; decides order and augmentation together with `seed`.
-        first_batch: Batch to start at, from 0; to resume, the number of batches that were used.
+        seen_images: Images of the epoch's order that all ranks together have used before; to resume, also on another
+            number of workers or with batches of another size.
         rank: This worker, from 0 to `world_size - 1`; ranks get disjoint images, equally many.
         world_size: Number of training workers.
         batch_size: Images a batch of one worker.
@@ -88,11 +94,11 @@ def train_batches(
         ConfigError: If there are not enough images for one batch on each rank.
         DataError: While iterating, if no image can be found in place of unreadable ones.
     """
-    count = batches_per_epoch(len(data.train), world_size=world_size, batch_size=batch_size)
-    order = random_order(len(data.train), PURPOSE_ORDER, seed, epoch)
-    plan = order[: count * world_size * batch_size].reshape(count, world_size, batch_size)
-    requests = plan[first_batch:, rank].tolist()
-    reader = _Reader(data.train, epoch, seed)
+    batches_per_epoch(len(data.train), world_size=world_size, batch_size=batch_size)  # complains of too few images
+    left = data.train_order.indices(len(data.train), seed=seed, epoch=epoch)[seen_images:]
+    count = len(left) // (world_size * batch_size)
+    plan = left[: count * world_size * batch_size].reshape(count, world_size, batch_size)
+    reader, requests = _Reader(data.train, epoch, seed), _Requests(plan[:, rank].copy())
     if data.engine == "ray":
         from dvt.data.ray_data import read_on_cluster  # here, as no other way of reading needs Ray
 
@@ -133,6 +139,21 @@ class _Reader(Dataset[Batch | DataError]):
             return self.images.read(indices, epoch=self.epoch, seed=self.seed)
         except DataError as error:
             return error  # raised in a reading process it would arrive wrapped in a traceback, no longer one sentence
+
+
+class _Requests(Sequence[list[int]]):
+    """The indices of each batch, kept as one array: a million Python integers would be copied into every process."""
+
+    def __init__(self, plan: NDArray[np.int64]) -> None:
+        self._plan = plan  # (batches, images a batch)
+
+    def __len__(self) -> int:
+        return len(self._plan)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return _Requests(self._plan[index])
+        return self._plan[index].tolist()
 
 
 def _read_all(reader: _Reader, requests: Sequence[Sequence[int]], num_workers: int) -> Iterator[Batch]:

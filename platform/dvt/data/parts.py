@@ -7,6 +7,7 @@ from dvt.config import CascadeConfig, DataConfig, Rules
 from dvt.data.encoded import EncodedImages
 from dvt.data.errors import DataError
 from dvt.data.image_set import FileImages
+from dvt.data.order import choose_order
 from dvt.data.randomness import PURPOSE_HOLD_OUT, random_bits
 from dvt.data.sets import DataSets
 from dvt.data.transforms import MEAN, STD
@@ -54,6 +55,7 @@ def split_parts(
         class_names=train.class_names,
         mean=MEAN[cascade.in_chans],
         std=STD[cascade.in_chans],
+        train_order=choose_order(config, None if train.blocks is None else train.blocks[~is_held_out], is_near=False),
     )
 
 

@@ -20,6 +20,8 @@ PURPOSE_SPLIT = 4
 PURPOSE_SCENE = 5
 PURPOSE_DERIVED = 6
 PURPOSE_PACK = 7
+PURPOSE_BLOCKS = 8
+PURPOSE_WINDOW = 9
 
 
 def philox_key(*numbers: int) -> NDArray[np.uint64]:

@@ -9,6 +9,8 @@ from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
+from dvt.data.order import EXACT, TrainOrder
+
 
 class Skipped(NamedTuple):
     """A training image that could not be used."""
@@ -60,3 +62,4 @@ class DataSets:
     mean: tuple[float, ...]  # of each channel, of pixels from 0 to 1; subtracted first
     std: tuple[float, ...]  # of each channel; divided by second
     engine: Literal["local", "ray"] = "local"  # what reads training batches, see `DataConfig.engine`
+    train_order: TrainOrder = EXACT  # of the images of train in each epoch

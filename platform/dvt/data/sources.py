@@ -8,6 +8,7 @@ from dvt.data.cifar import open_cifar
 from dvt.data.cifar_files import LAYOUTS
 from dvt.data.digits import open_digits
 from dvt.data.folder import open_folder
+from dvt.data.order import choose_order
 from dvt.data.sets import DataSets
 from dvt.data.shard_source import open_shards
 
@@ -28,7 +29,7 @@ def open_data(config: DataConfig, cascade: CascadeConfig) -> DataSets:
 
 def _open(config: DataConfig, cascade: CascadeConfig) -> DataSets:
     if config.source == "embedded":
-        return open_digits(config, cascade)
+        return replace(open_digits(config, cascade), train_order=choose_order(config, None))
     if config.root is None:
         rule = f"must name {config.root_told}, got null; add --data.root FOLDER"
         raise ConfigError([Problem("data.root", rule)])

@@ -118,7 +118,6 @@ def _run_epoch(
     batches = train_batches(
         data,
         epoch=epoch,
-        first_batch=0,
         rank=stepper.worker.rank,
         world_size=stepper.worker.world_size,
         batch_size=recipe.train.micro_batch_size,

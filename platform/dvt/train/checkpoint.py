@@ -1,7 +1,8 @@
 """Checkpoints: a folder of four files that is complete or is not there.
 
 `model.safetensors` and `ema.safetensors` hold weights (the latter only where the recipe averages), `config.yaml` the
-recipe, `training_state.pt` the optimizer, the step and the checksums of the others. Nothing here unpickles code.
+recipe, `training_state.pt` the optimizer, the step, the position among the images and the checksums of the others.
+Nothing here unpickles code.
 """
 
 import errno
@@ -27,6 +28,7 @@ from dvt.config import CascadeConfig, ConfigError, OptimizerConfig, Recipe, reci
 from dvt.models import Cascade
 from dvt.models.weights import UNREADABLE as UNREADABLE_WEIGHTS
 from dvt.train.errors import CheckpointError
+from dvt.train.position import Position
 from dvt.train.state import ModelState
 
 MODEL, EMA, CONFIG, STATE = "model.safetensors", "ema.safetensors", "config.yaml", "training_state.pt"
@@ -45,12 +47,14 @@ class Checkpoint:
         recipe: The recipe it was trained with.
         step: Optimizer steps taken.
         optimizer: The optimizer's state dict.
+        position: Where the run stands among its images; None where it follows from `step`, as in older checkpoints.
     """
 
     folder: Path
     recipe: Recipe
     step: int
     optimizer: Mapping[str, Any]
+    position: Position | None = None
 
     @property
     def weights(self) -> Path:
@@ -88,6 +92,8 @@ def save_checkpoint(
             "optimizer": state.optimizer.state_dict(),
             "sha256": {path.name: _sha256(path) for path in sorted(partial.iterdir())},
         }
+        if state.position is not None:
+            content["position"] = state.position.to_plain()
         with (partial / STATE).open("wb") as file:  # given a path, torch 2.15 does not say that the disk is full
             torch.save(content, file)
         for path in partial.iterdir():
@@ -124,7 +130,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             raise CheckpointError(f"{folder / name} must be as it was written, got other bytes; use another checkpoint")
     with _readable(folder, CONFIG):
         recipe = recipe_from_dict(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")))
-    return Checkpoint(folder, recipe, content["step"], content["optimizer"])
+    position = Position.from_plain(content["position"]) if "position" in content else None
+    return Checkpoint(folder, recipe, content["step"], content["optimizer"], position)
 
 
 def restore(state: ModelState, checkpoint: Checkpoint, recipe: Recipe) -> None:
@@ -141,6 +148,7 @@ def restore(state: ModelState, checkpoint: Checkpoint, recipe: Recipe) -> None:
     if state.ema is not None:
         load_weights(state.ema.module, checkpoint.folder / EMA)
     state.restore(checkpoint.step, checkpoint.optimizer)
+    state.position = checkpoint.position
 
 
 def load_model(folder: Path) -> Cascade:

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -37,6 +37,7 @@ from dvt.train.errors import TrainingError
 from dvt.train.evaluate import score_images
 from dvt.train.init_from import init_from
 from dvt.train.node_usage import node_usage
+from dvt.train.position import Position, images_per_step
 from dvt.train.state import TrainingState
 from dvt.train.step import Stepper, StepSums
 
@@ -95,17 +96,26 @@ def train_cascade(
         state.model.compile_stages()
     on_device = OnDevice.of(recipe, data)
     ranks = _gather(worker.node_rank, worker).count(worker.node_rank)
-    if worker.local_rank == 0:
+    if worker.local_rank == 0 and recipe.data.engine == "local":
         warn_of_too_many_readers(recipe.data.loader_workers, ranks)
     stepper = Stepper(recipe, _wrap(state.model, worker), state, on_device, worker.device, worker.rank)
-    for epoch in range(state.step // steps_per_epoch, recipe.optimizer.total_epochs):
-        metrics = _run_epoch(stepper, data, epoch, steps_per_epoch, worker, reporter)
+    start = state.position or Position.after(state.step, steps_per_epoch, images_per_step(recipe, worker.world_size))
+    for epoch in range(start.epoch, recipe.optimizer.total_epochs):
+        begun = start if epoch == start.epoch else Position(epoch=epoch)
+        metrics = _run_epoch(stepper, data, begun, steps_per_epoch, worker, reporter)
         metrics |= _measure(state, recipe, data, worker, on_scores, epoch + 1)
-        with tempfile.TemporaryDirectory(prefix="dvt-") as scratch:
-            folder = Path(scratch) / "checkpoint"
-            if worker.rank == 0:
-                save_checkpoint(folder, state, recipe)
-            reporter.report(metrics | {"epoch": epoch + 1}, state.step, checkpoint=folder if worker.rank == 0 else None)
+        state.position = Position(epoch=epoch + 1)
+        _report_checkpoint(metrics | {"epoch": epoch + 1}, state, recipe, worker, reporter)
+
+
+def _report_checkpoint(
+    metrics: Mapping[str, float], state: TrainingState, recipe: Recipe, worker: Worker, reporter: Reporter
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="dvt-") as scratch:
+        folder = Path(scratch) / "checkpoint"
+        if worker.rank == 0:
+            save_checkpoint(folder, state, recipe)
+        reporter.report(metrics, state.step, checkpoint=folder if worker.rank == 0 else None)
 
 
 def count_steps_per_epoch(recipe: Recipe, num_images: int, world_size: int) -> int:
@@ -143,16 +153,16 @@ def _wrap(model: nn.Module, worker: Worker) -> nn.Module:
 
 
 def _run_epoch(
-    stepper: Stepper, data: DataSets, epoch: int, steps_per_epoch: int, worker: Worker, reporter: Reporter
+    stepper: Stepper, data: DataSets, begun: Position, steps_per_epoch: int, worker: Worker, reporter: Reporter
 ) -> dict[str, float]:
     """Take the epoch's remaining steps; returns the metrics that were not reported yet."""
     recipe, state = stepper.recipe, stepper.state
-    accum = recipe.train.grad_accum_steps
-    done = state.step - epoch * steps_per_epoch
+    accum, images_a_step = recipe.train.grad_accum_steps, images_per_step(recipe, worker.world_size)
+    state.align_schedule(begun.epoch * steps_per_epoch + begun.images // images_a_step)
     batches = train_batches(
         data,
-        epoch=epoch,
-        first_batch=done * accum,
+        epoch=begun.epoch,
+        seen_images=begun.images,
         rank=worker.rank,
         world_size=worker.world_size,
         batch_size=recipe.train.micro_batch_size,
@@ -162,19 +172,28 @@ def _run_epoch(
     batches = prefetched(batches, worker.device)
     timed = _Timed(batches)
     stepper.model.train()
-    sums, skipped = StepSums.zeros(recipe.cascade.num_exits, worker.device), set[Skipped]()
-    for index in range(done, steps_per_epoch):
+    sums, skipped = StepSums.zeros(recipe.cascade.num_exits, worker.device), set(begun.skipped)
+    ends = range(begun.images + images_a_step, len(data.train) + 1, images_a_step)  # images seen after each step
+    for seen in ends:
         stepper.step([next(timed) for _ in range(accum)], sums)
-        is_last = index + 1 == steps_per_epoch
-        if is_last or state.step % recipe.train.log_every_steps == 0:
+        is_last, is_kept = seen == ends[-1], _is_due(state.step, recipe.train.checkpoint_every_steps)
+        if is_last or is_kept or _is_due(state.step, recipe.train.log_every_steps):
             skipped |= gather_skipped(sums.skipped, worker)
             metrics = _train_metrics(stepper, sums, timed, worker) | count_skipped(skipped)
             check_skipped(skipped, len(data.train))
             if is_last:
                 return metrics
-            reporter.report(metrics, state.step, checkpoint=None)
+            if is_kept:
+                state.position = replace(begun, images=seen, skipped=tuple(sorted(skipped)))
+                _report_checkpoint(metrics, state, recipe, worker, reporter)
+            else:
+                reporter.report(metrics, state.step, checkpoint=None)
             sums, timed = StepSums.zeros(recipe.cascade.num_exits, worker.device), _Timed(batches)
-    return {}
+    return count_skipped(skipped)  # no step was left, as each has more images than before
+
+
+def _is_due(step: int, every: int | None) -> bool:
+    return every is not None and step % every == 0
 
 
 class _Timed(Iterator[Batch]):

@@ -17,6 +17,9 @@ from dvt.train.loop import BEST_METRIC
 from dvt.train.storage import RECIPE, RunFolder
 
 CHECKPOINTS = "checkpoints"
+# What Ray Train is told of a checkpoint that no accuracy was measured of: below any, and finite, as Ray Train 2.60
+# writes null for what is not, and then cannot go on.
+UNMEASURED = -1.0
 SNAPSHOT = "checkpoint_manager_snapshot.json"  # as Ray Train 2.60 writes it
 
 
@@ -94,16 +97,19 @@ def local_checkpoint(folder: RunFolder, name: str) -> Iterator[Path]:
 
 
 def best_name(folder: RunFolder) -> str:
-    """The checkpoint with the highest calibration accuracy, averaged over exits."""
+    """The checkpoint with the highest calibration accuracy, averaged over exits; those within epochs have none."""
     place = f"{folder.address}/{CHECKPOINTS}/{SNAPSHOT}"
     if not folder.has(f"{CHECKPOINTS}/{SNAPSHOT}"):
         raise CheckpointError(f"run {folder.address} must have a checkpoint, got none; train it to the end first")
     try:
         results = json.loads(folder.read(f"{CHECKPOINTS}/{SNAPSHOT}"))["checkpoint_results"]
         best = max(results, key=lambda result: float(result["metrics"][BEST_METRIC]))
-        return str(best["checkpoint_dir_name"])
+        name, score = str(best["checkpoint_dir_name"]), float(best["metrics"][BEST_METRIC])
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{place} must list the run's checkpoints, got a file that cannot be read") from error
+    if score == UNMEASURED:
+        raise CheckpointError(f"run {folder.address} must have ended an epoch, got none; train it to the end first")
+    return name
 
 
 def kept_checkpoints(folder: RunFolder) -> tuple[KeptCheckpoint, ...]:
@@ -122,8 +128,12 @@ def kept_checkpoints(folder: RunFolder) -> tuple[KeptCheckpoint, ...]:
             KeptCheckpoint(
                 address=f"{folder.address}/{CHECKPOINTS}/{name}",
                 step=int(metrics["step"]),
-                is_best=name == best,
-                metrics={key: float(value) for key, value in metrics.items() if key != "step"},
+                is_best=name == best and metrics[BEST_METRIC] != UNMEASURED,
+                metrics={
+                    key: float(value)
+                    for key, value in metrics.items()
+                    if key != "step" and (key, value) != (BEST_METRIC, UNMEASURED)
+                },
             )
             for name, metrics in found.items()
         ]

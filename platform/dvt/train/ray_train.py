@@ -27,7 +27,7 @@ from dvt.train.cost import CostMeter
 from dvt.train.errors import CheckpointError, TrainingError
 from dvt.train.evaluate import predict_images, score_images
 from dvt.train.loop import BEST_METRIC, Loop, Worker, count_steps_per_epoch, train_cascade
-from dvt.train.past_run import CHECKPOINTS, remove_orphans
+from dvt.train.past_run import CHECKPOINTS, UNMEASURED, remove_orphans
 from dvt.train.sink import MetricSink, MetricSinkFactory
 from dvt.train.storage import RunFolder
 
@@ -167,8 +167,11 @@ class _RayReporter:
 
     def report(self, metrics: Mapping[str, float], step: int, checkpoint: Path | None) -> None:
         handed = None if checkpoint is None else ray_train.Checkpoint.from_directory(checkpoint)
+        # Of a checkpoint within an epoch no accuracy is measured. Without a score Ray Train 2.60 logs an error; with
+        # this one it keeps it as the last one, and never in place of the best.
+        score = {} if handed is None else {BEST_METRIC: UNMEASURED}
         try:
-            ray_train.report({**metrics, "step": step}, checkpoint=handed)
+            ray_train.report({**score, **metrics, "step": step}, checkpoint=handed)
         except OSError as error:
             raise _not_kept(error) from error
 
@@ -190,6 +193,8 @@ class _SinkCallback(UserCallback):
             self._sink = self._make_sink()
         row = dict(metrics[0])
         step = int(row.pop("step"))
+        if row.get(BEST_METRIC) == UNMEASURED:
+            del row[BEST_METRIC]
         self._sink.log_metrics(row | self._meter.add(row), step)
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:

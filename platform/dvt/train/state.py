@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from dvt.config import ConfigError, OptimizerConfig, Problem, Recipe
 from dvt.models import Cascade
+from dvt.train.position import Position
 
 
 @dataclass
@@ -27,7 +28,9 @@ class ModelState:
         optimizer: Holds the moments of every parameter.
         schedule: Sets the optimizer's learning rate; has no state but the step.
         step: Optimizer steps taken.
-        backbone_steps: First steps in which each stage trains by itself.
+        backbone_steps: First steps of the schedule in which each stage trains by itself.
+        position: Where the run stands among its images; None where it follows from `step`.
+        schedule_ahead: Steps that the schedule is ahead of `step`; 0 unless the images of a step changed on the way.
     """
 
     model: nn.Module
@@ -36,6 +39,8 @@ class ModelState:
     schedule: CosineLRScheduler
     step: int = 0
     backbone_steps: int = 0
+    position: Position | None = None
+    schedule_ahead: int = 0
 
     @classmethod
     def of(cls, model: nn.Module, recipe: Recipe, steps_per_epoch: int) -> Self:
@@ -62,14 +67,23 @@ class ModelState:
     @property
     def is_joint(self) -> bool:
         """Whether in the next step stages see what the one before computed."""
-        return self.step >= self.backbone_steps
+        return self.step + self.schedule_ahead >= self.backbone_steps
 
     def advance(self) -> None:
         """Note one optimizer step: learning rate and average follow."""
         self.step += 1
-        self.schedule.step_update(self.step)
+        self.schedule.step_update(self.step + self.schedule_ahead)
         if self.ema is not None:
             self.ema.update(self.model)
+
+    def align_schedule(self, scheduled_step: int) -> None:
+        """Let the schedule be at `scheduled_step` now, and go on from there with each step.
+
+        Epochs last as many steps as their images fill; the schedule goes by epochs. So it stays in time where a run
+        goes on with more or less images a step.
+        """
+        self.schedule_ahead = scheduled_step - self.step
+        self.schedule.step_update(scheduled_step)
 
     def restore(self, step: int, optimizer: Mapping[str, Any]) -> None:
         """Continue after `step` with an optimizer's state dict; weights are loaded apart."""

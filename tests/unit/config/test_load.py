@@ -69,6 +69,8 @@ UNUSUAL = Recipe(
         crop_pct=0.5,
         interpolation="bilinear",
         loader_workers=0,
+        shuffle="exact",
+        shuffle_window=13,
         eval_batch_size=11,
         max_pixels=1234,
         augment=AugmentConfig(
@@ -105,6 +107,7 @@ UNUSUAL = Recipe(
         backbone_epochs=8,
         init_from="2026-01-02",
         log_every_steps=1,
+        checkpoint_every_steps=5,
     ),
     cluster=ClusterConfig(num_workers=2, use_gpu=True, cpus_per_worker=0.5, gpus_per_worker=0.25, max_failures=0),
     exits=ExitsConfig(

@@ -120,7 +120,7 @@ BROKEN: list[tuple[type, dict[str, Any], str]] = [
     (AugmentConfig, {"cutmix": -1.0}, "cutmix must be at least 0, got -1"),
     *(
         (DataConfig, {name: 0}, f"{name} must be at least 1, got 0")
-        for name in ("calibration_images", "train_images", "test_images", "eval_batch_size")
+        for name in ("calibration_images", "train_images", "test_images", "shuffle_window", "eval_batch_size")
     ),
     *((DataConfig, {name: -1}, f"{name} must be at least 0, got -1") for name in ("seed", "loader_workers")),
     (DataConfig, {"cache_gib": 0.5}, "cache_gib must be at least 1, got 0.5"),
@@ -149,6 +149,7 @@ BROKEN: list[tuple[type, dict[str, Any], str]] = [
         (TrainConfig, {name: 0}, f"{name} must be at least 1, got 0")
         for name in ("micro_batch_size", "grad_accum_steps", "log_every_steps")
     ),
+    (TrainConfig, {"checkpoint_every_steps": 0}, "checkpoint_every_steps must be at least 1, got 0"),
     *((TrainConfig, {name: -1}, f"{name} must be at least 0, got -1") for name in ("seed", "backbone_epochs")),
     (TrainConfig, {"ema_decay": 1.00001}, "ema_decay must be from 0 to 1, got 1.00001"),
     (ClusterConfig, {"num_workers": 0}, "num_workers must be at least 1, got 0"),

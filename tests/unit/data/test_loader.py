@@ -43,7 +43,7 @@ def _numbers(size: int) -> DataSets:
 
 
 def _train(data: DataSets, **changes: int) -> Iterator[Batch]:
-    values = {"epoch": 0, "first_batch": 0, "rank": 0, "world_size": 1, "batch_size": 2, "seed": 0, "num_workers": 0}
+    values = {"epoch": 0, "seen_images": 0, "rank": 0, "world_size": 1, "batch_size": 2, "seed": 0, "num_workers": 0}
     return train_batches(data, **{**values, **changes})
 
 
@@ -103,7 +103,7 @@ def test_resuming_at_any_batch_gives_the_batches_that_were_left(first_batch: int
     data = open_data(config, CascadeConfig(image_size=24, in_chans=1, num_classes=10, stages=stages))
     arguments = {"epoch": epoch, "rank": rank, "world_size": 2, "batch_size": 4, "seed": 3}
     whole = list(_train(data, **arguments))
-    left = list(_train(data, first_batch=first_batch, **arguments))
+    left = list(_train(data, seen_images=8 * first_batch, **arguments))
     assert len(left) == 8 - first_batch
     for expected, batch in zip(whole[first_batch:], left, strict=True):
         assert torch.equal(expected.images, batch.images)
@@ -165,7 +165,7 @@ def test_an_error_in_a_reading_process_stays_one_sentence(birds: Path) -> None:
 
 def test_resuming_after_the_last_batch_reads_nothing(birds: Path) -> None:
     data = open_data(folder_config(birds), cascade(2))
-    assert list(_train(data, batch_size=6, first_batch=4, num_workers=2)) == []
+    assert list(_train(data, batch_size=6, seen_images=24, num_workers=2)) == []
 
 
 @pytest.mark.parametrize(("readers", "ranks", "most"), [(5, 1, 4), (3, 2, 2), (1, 8, 0)])
@@ -188,3 +188,43 @@ def test_as_many_as_cores_are_not(
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(4))
     warn_of_too_many_readers(readers, ranks)
     assert caplog.messages == []
+
+
+@given(
+    size=st.integers(1, 80),
+    shares=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(0, 4)), min_size=1, max_size=4),
+    seed=st.integers(0, 9),
+)
+@settings(max_examples=40, deadline=None)
+def test_every_image_once_however_often_the_number_of_workers_changes(
+    size: int, shares: list[tuple[int, int, int]], seed: int
+) -> None:
+    """Each try has a number of workers and a batch size, and is interrupted after some batches; the last is not."""
+    shares = [share for share in shares if share[0] * share[1] <= size]
+    seen: list[int] = []
+    for number, (world_size, batch_size, batches) in enumerate(shares):
+        arguments = {"world_size": world_size, "batch_size": batch_size, "seed": seed, "seen_images": len(seen)}
+        ranks = [_indices(_train(_numbers(size), rank=rank, **arguments)) for rank in range(world_size)]
+        taken = batches if number + 1 < len(shares) else None
+        seen += [index for batches_at in zip(*ranks, strict=True) for batch in batches_at for index in batch][
+            : None if taken is None else taken * world_size * batch_size
+        ]
+        if number + 1 == len(shares):  # what is left out does not fill a batch on each rank
+            assert size - len(seen) < world_size * batch_size
+    assert len(set(seen)) == len(seen)
+    assert set(seen) <= set(range(size))
+
+
+def test_two_workers_take_up_what_three_left_by_hand() -> None:
+    data = _numbers(20)
+    order = data.train_order.indices(20, seed=0, epoch=0).tolist()
+    three = [next(_train(data, rank=rank, world_size=3)).labels.tolist() for rank in range(3)]
+    assert three == [order[:2], order[2:4], order[4:6]]
+    two = [_indices(_train(data, rank=rank, world_size=2, seen_images=6)) for rank in range(2)]
+    assert (
+        two
+        == [  # fourteen are left: three global batches of four, and two images that fill none
+            [order[6:8], order[10:12], order[14:16]],
+            [order[8:10], order[12:14], order[16:18]],
+        ]
+    )

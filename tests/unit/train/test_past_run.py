@@ -1,14 +1,20 @@
 """A past run is found by its files, and its best checkpoint is the one that Ray Train's list says."""
 
+import asyncio
 import json
 import re
 from pathlib import Path
 
 import fsspec
 import pytest
+from ray.train import Checkpoint, CheckpointConfig
+from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import CheckpointManager
+from ray.train.v2._internal.execution.context import StorageContext
+from ray.train.v2._internal.execution.training_report import _TrainingReport
 
 from dvt.train.errors import CheckpointError
-from dvt.train.past_run import best_checkpoint, find_past_run, kept_checkpoints
+from dvt.train.loop import BEST_METRIC
+from dvt.train.past_run import UNMEASURED, best_checkpoint, find_past_run, kept_checkpoints
 
 
 def results(**scores: float) -> str:
@@ -101,3 +107,40 @@ def test_a_list_that_cannot_be_read_is_told(tmp_path: Path) -> None:
         kept_checkpoints(folder)
     place = f"{folder.address}/checkpoints/checkpoint_manager_snapshot.json"
     assert str(caught.value) == f"{place} must list the run's checkpoints, got a file that cannot be read"
+
+
+# Ray 2.60's keeper of checkpoints still writes its list as pydantic 1 did.
+@pytest.mark.filterwarnings("ignore:The `(json|parse_obj|parse_raw)` method is deprecated:DeprecationWarning")
+def test_checkpoints_within_epochs_never_push_out_the_best(tmp_path: Path) -> None:
+    """Ray Train's own keeper of checkpoints is told of seven, three of which were measured or follow one that was."""
+    root = make_run(tmp_path / "run", None)
+    storage = StorageContext(storage_path=str(root), experiment_dir_name="checkpoints")
+    scores = [UNMEASURED, UNMEASURED, 0.5, UNMEASURED, UNMEASURED, 0.4, UNMEASURED]
+    kept = [{0}, {1}, {2}, {2, 3}, {2, 4}, {2, 5}, {2, 6}]
+    folder = find_past_run(str(root))
+    assert folder is not None
+
+    async def keep() -> None:
+        for number, score in enumerate(scores):
+            manager = CheckpointManager(KEEP, storage)  # read again each time, as a driver does that goes on
+            place = root / "checkpoints" / f"checkpoint_{number}"
+            place.mkdir()
+            metrics = {BEST_METRIC: score, "step": number, "train/loss": 1.0}
+            checkpoint = Checkpoint(str(place), storage.storage_filesystem)
+            manager.register_checkpoint(_TrainingReport(checkpoint=checkpoint, metrics=metrics, validation=False))
+            assert {int(path.name[11:]) for path in place.parent.iterdir() if path.is_dir()} == kept[number]
+            found = kept_checkpoints(folder)
+            assert {each.step: each.is_best for each in found} == {step: step == 2 for step in kept[number]}
+            assert all((BEST_METRIC in each.metrics) == (each.step in (2, 5)) for each in found)
+            if number < 2:
+                with pytest.raises(CheckpointError) as caught, best_checkpoint(folder):
+                    pass
+                assert str(caught.value) == f"run {root} must have ended an epoch, got none; train it to the end first"
+            else:
+                with best_checkpoint(folder) as best:
+                    assert best.name == "checkpoint_2"
+
+    asyncio.run(keep())
+
+
+KEEP = CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=BEST_METRIC, checkpoint_score_order="max")
