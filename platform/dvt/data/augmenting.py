@@ -35,7 +35,9 @@ class Augmenter:
     def __init__(self, config: DataConfig, cascade: CascadeConfig) -> None:
         self._image_size = cascade.image_size
         self._crop_scale = config.augment.crop_scale
-        self._padding = round(config.augment.crop_padding * cascade.image_size)
+        self._padding: int | None = None  # pixels; None crops
+        if config.augment.crop_padding > 0:
+            self._padding = round(config.augment.crop_padding * cascade.image_size)
         self._interpolation = config.interpolation
         self._hflip = config.augment.hflip
         self.policy: Callable[[Image.Image], Image.Image] | None = None
@@ -55,7 +57,10 @@ class Augmenter:
             pixels: (H, W, c), left as they are.
             generator: Decides all that is random.
         """
-        part = self._moved(pixels, generator) if self._padding else self._cropped(pixels, generator)
+        if self._padding is None:
+            part = self._cropped(pixels, generator)
+        else:
+            part = self._moved(pixels, self._padding, generator)
         if generator.random() < self._hflip:
             part = part.flip(-1)
         if self.policy is not None:
@@ -68,9 +73,9 @@ class Augmenter:
         interpolation = FILTERS[below(len(FILTERS), generator)]
         return resize(pixels[rows, columns], self._image_size, interpolation)
 
-    def _moved(self, pixels: Pixels, generator: random.Random) -> Tensor:
+    def _moved(self, pixels: Pixels, padding: int, generator: random.Random) -> Tensor:
         """The whole image at the model's size, moved by up to the padding, with black coming in."""
-        size, padding = self._image_size, self._padding
+        size = self._image_size
         whole = F.pad(resize(pixels, size, self._interpolation), (padding,) * 4)  # (c, S + 2 padding, S + 2 padding)
         top, left = (below(2 * padding + 1, generator) for _ in range(2))
         return whole[:, top : top + size, left : left + size]

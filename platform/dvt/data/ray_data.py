@@ -26,7 +26,7 @@ from ray.util import placement_group_table
 
 from dvt.config import ConfigError, Problem
 from dvt.data.errors import DataError
-from dvt.data.sets import Batch
+from dvt.data.sets import Batch, Skipped
 
 BATCHES_AHEAD = 4  # of each task at once; Ray Data 2.60 takes some of the bytes for what is on its way
 LEAST_AHEAD = 64 * 2**20  # bytes; below it Ray Data 2.60 waits for each batch in turn
@@ -144,4 +144,5 @@ def _unpack(row: Row) -> Batch:
     if "error" in told:
         raise DataError(told["error"])
     # Copied, so that Ray's object store can forget the batch and the worker may write to its own.
-    return Batch(torch.tensor(row["images"]), torch.tensor(row["labels"]), tuple(told["skipped"]))
+    skipped = tuple(Skipped(*each) for each in told["skipped"])
+    return Batch(torch.tensor(row["images"]), torch.tensor(row["labels"]), skipped)
