@@ -62,7 +62,8 @@ def _pack(asked: argparse.Namespace, console: Console) -> int:
         with _shown(console, f"packing {part}", len(images)) as advance:
             index = pack_part(images, f"{target}/{part}", packing, Objects(), advance)
         size = told_bytes(sum(shard.num_bytes for shard in index.shards))
-        console.print(f"{part}: {len(index):,} images, {len(index.shards)} shards, {size}")
+        noun = "shard" if len(index.shards) == 1 else "shards"
+        console.print(f"{part}: {len(index):,} images, {len(index.shards)} {noun}, {size}")
     flags = f"--data.source {asked.format} --data.root {target}"
     print_places(console, {"shards": target, "train on them": f"dvt train ... {flags}"})
     return 0

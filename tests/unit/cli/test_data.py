@@ -1,0 +1,106 @@
+"""`dvt data`: what a person sees of packing and checking."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dvt.cli.main import main
+from dvt.data.index import INDEX
+from tests.unit.data.images import write_folder, write_image
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_folder(tmp_path / "images", {"ant": 3, "bee": 2}, {"ant": 1, "bee": 1})
+
+
+def run(*words: str) -> int:
+    return main(["data", *words])
+
+
+def check(root: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    capsys.readouterr()
+    return run("check", str(root), "--num-workers", "0"), capsys.readouterr().out
+
+
+def test_a_folder_is_packed_and_packed_again_in_no_time(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        assert run("pack", str(folder), str(tmp_path / "packed"), "--format", "parquet") == 0
+        told = capsys.readouterr().out
+        assert "train: 5 images, 1 shard, " in told
+        assert f"dvt train ... --data.source parquet --data.root {tmp_path / 'packed'}" in told.replace("\n", "")
+    assert (tmp_path / "packed/train" / INDEX).is_file()
+    code, told = check(tmp_path / "packed", capsys)
+    assert (code, told.count("all can be read")) == (0, 2)
+
+
+def bomb() -> bytes:
+    """A PNG that says it is 20,000 pixels wide and high."""
+    file = io.BytesIO()
+    Image.new("L", (1, 1)).save(file, "PNG")
+    image = file.getvalue()
+    header = b"IHDR" + struct.pack(">II", 20_000, 20_000) + image[24:29]
+    return image[:12] + header + struct.pack(">I", zlib.crc32(header)) + image[33:]
+
+
+def test_what_is_bad_or_unusual_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train = folder / "train/ant"
+    (train / "empty.jpg").write_bytes(b"")
+    (train / "page.jpg").write_text("<html>")
+    (train / "bomb.png").write_bytes(bomb())
+    content = (train / "000.jpg").read_bytes()
+    (train / "cut.jpg").write_bytes(content[: len(content) // 2])
+    write_image(train / "grey.png", mode="L")
+    write_image(train / "palette.png", mode="P")
+    Image.new("CMYK", (40, 30)).save(train / "cmyk.jpg")
+    Image.new("I;16", (40, 30)).save(train / "deep.png")
+    turned = Image.new("RGB", (40, 30))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(train / "turned.jpg", exif=exif)
+    code, told = check(folder, capsys)
+    assert code == 1
+    assert "train: 14 images of 2 classes, 2 to 12 a class" in told
+    for kind in ("CMYK", "EXIF-rotated", "16-bit", "palette", "grey"):
+        assert f"  {kind}: 1" in told, kind
+    for name, reason in (
+        ("bomb.png", "too many pixels"),
+        ("cut.jpg", "truncated"),
+        ("empty.jpg", "empty"),
+        ("page.jpg", "not an image"),
+    ):
+        assert f"  bad: {train / name}: {reason}" in told.replace("\n", "  "), name
+    assert "  width   40 in the median, 90 % from 40 to 40, all from 40 to 40" in told
+
+
+def test_a_shard_of_another_checksum_is_told(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("pack", str(folder), str(tmp_path / "packed"))
+    shard = tmp_path / "packed/train/shard-00000.tar"
+    content = bytearray(shard.read_bytes())
+    content[-600] ^= 1
+    shard.write_bytes(content)
+    code, told = check(tmp_path / "packed", capsys)
+    assert code == 1
+    assert "shard-00000.tar: its checksum is another than the index tells" in told.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [("--shard-mib", "--shard-mib must be at least 1, got 0"), ("--seed", "--seed must be at least 0, got -1")],
+)
+def test_numbers_that_make_no_sense(
+    folder: Path, tmp_path: Path, flag: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("pack", str(folder), str(tmp_path / "x"), flag, message.rpartition(" ")[2]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_source_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("check", str(tmp_path / "nowhere")) != 0
+    assert f"{tmp_path / 'nowhere'} cannot be read: there is no such file" in capsys.readouterr().err
