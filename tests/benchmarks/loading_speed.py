@@ -84,7 +84,7 @@ def ours(images: EncodedImages, policy: str | None) -> Iterator[object]:
     config, cascade = DataConfig(root="unused", augment=augment), CascadeConfig(image_size=SIZE)
     train = FileImages(images, np.arange(len(images)), config, cascade, is_training=True)
     data = DataSets(train, train, train, images.class_names, (0.0,), (1.0,))
-    return train_batches(data, epoch=0, first_batch=0, rank=0, world_size=1, batch_size=BATCH, seed=0, num_workers=1)
+    return train_batches(data, epoch=0, seen_images=0, rank=0, world_size=1, batch_size=BATCH, seed=0, num_workers=1)
 
 
 def timms(folder: Path, policy: str | None, is_float: bool) -> Iterator[object]:
