@@ -30,7 +30,7 @@ _HEADER = struct.Struct("<8sQI")
 _MAGIC = b"dvtblk01"
 _LONGEST_TABLE = 4 * (BLOCK_SIZE // CHUNK)
 _BLOCK, _PARTIAL, _LOCK = ".block", ".partial", ".lock"
-_told: set[str] = set()  # folders that this process has warned of
+_told: dict[str, OSError] = {}  # folders that this process has warned of, and why
 
 
 class BlockCache:
@@ -171,8 +171,7 @@ class BlockCache:
     def _give_up(self, error: OSError) -> None:
         """Go on without the cache, and say so once a process."""
         self.is_usable = False
-        if str(self._folder) not in _told:
-            _told.add(str(self._folder))
+        if _told.setdefault(str(self._folder), error) is error:  # in one step, as several threads may meet it at once
             logger.warning(
                 "data.cache_dir must be a folder with room for data.cache_gib, got %s (%s); going on without a cache",
                 self._folder,

@@ -43,7 +43,7 @@ def kept(folder: Path) -> BlockCache:
 
 @pytest.fixture(autouse=True)
 def untold(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "_told", set())
+    monkeypatch.setattr(cache, "_told", {})
 
 
 def test_a_block_is_fetched_once_and_read_in_parts(kept: BlockCache, folder: Path) -> None:
