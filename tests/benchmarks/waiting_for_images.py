@@ -75,9 +75,8 @@ def main() -> None:
                 if epoch:  # the first one warms up
                     rates[name].append(rate)
             del batches, loaded
-    print(
-        f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {asked.workers} workers, {asked.batch_size} a batch"
-    )
+    told = f"{asked.workers} workers, {asked.batch_size} a batch"
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {told}")
     for name, each in rates.items():
         print(f"  {name}: {statistics.median(each):.0f} images/s")
     ratios = [loaded / there for loaded, there in zip(rates["loaded"], rates["there"], strict=True)]

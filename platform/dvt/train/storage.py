@@ -24,6 +24,8 @@ try:
 except ImportError:  # not on Windows, where two drivers of one run are not told apart
     fcntl = None  # type: ignore[assignment]
 
+# Of a recipe, what does not change which images are trained on: an unfinished run goes on though it is asked otherwise.
+FREE = ("run", "cluster", "data.cache_dir", "data.cache_gib", "data.engine", "data.loader_workers")
 RECIPE, RUN, FINISHED, LOCK = "recipe.yaml", "run.json", "finished.json", ".lock"
 
 
@@ -112,13 +114,13 @@ def open_run_folder(recipe: Recipe, run: RunConfig) -> RunFolder:
     """The folder of the newest unfinished run of this recipe, or of a new run.
 
     Args:
-        recipe: What is asked for; a run is the same if all but `run` is.
+        recipe: What is asked for; a run is the same if all but `FREE` is.
         run: Where to look, and the run's name if it has one.
 
     Raises:
         ConfigError: If the storage cannot be used, or the named run is finished or of another recipe.
     """
-    return open_folder(Asked(recipe.name, RECIPE, to_dict(recipe), free=("run",)), run)
+    return open_folder(Asked(recipe.name, RECIPE, to_dict(recipe), free=FREE), run)
 
 
 def open_folder(asked: Asked, run: RunConfig) -> RunFolder:

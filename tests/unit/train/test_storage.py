@@ -85,6 +85,19 @@ def test_where_and_how_a_run_is_recorded_does_not_make_it_another(tmp_path: Path
     assert name_of(tmp_path, experiment="other", tracking_uri="http://host", is_registered=False) == "tiny-001"
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"cluster": {"num_workers": 3}},
+        {"data": {"cache_dir": "/cache", "cache_gib": 2.0}},
+        {"data": {"loader_workers": 7, "engine": "ray"}},
+    ],
+)
+def test_more_workers_or_readers_go_on_with_the_same_run(tmp_path: Path, changes: dict[str, Any]) -> None:
+    assert name_of(tmp_path) == "tiny-001"
+    assert name_of(tmp_path, change(RECIPE, **changes)) == "tiny-001"
+
+
 def test_the_newest_unfinished_run_is_taken(tmp_path: Path) -> None:
     with opened(tmp_path), opened(tmp_path) as second:
         assert second.name == "tiny-002"
