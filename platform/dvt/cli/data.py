@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,10 +109,12 @@ def _tell(console: Console, part: str, images: EncodedImages, found: Findings) -
     for kind, count in sorted(found.kinds.items()):
         console.print(f"  {kind}: {count:,}")
     bad = found.bad_shards + found.bad
+    for reason, count in Counter(reason for _, reason in bad).most_common():
+        console.print(f"  {count:,} bad: {reason}")
     for name, reason in bad[:MAX_TOLD]:
-        console.print(f"  bad: {name}: {reason}", soft_wrap=True)
+        console.print(f"    {name}: {reason}", soft_wrap=True)
     if len(bad) > MAX_TOLD:
-        console.print(f"  and {len(bad) - MAX_TOLD:,} more")
+        console.print(f"    and {len(bad) - MAX_TOLD:,} more")
     if not bad:
         console.print("  all can be read")
 
@@ -123,11 +126,28 @@ def _spread(values: Sequence[int]) -> str:
 
 @contextmanager
 def _shown(console: Console, title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal; nothing in a log, which gets a line at the end."""
+    """A bar on a terminal, a plain line a tenth in a log."""
+    if not console.is_terminal:
+        yield _Tenths(console, title, total)
+        return
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(title, total=total)
         yield lambda count: progress.advance(task, count)
+
+
+class _Tenths:
+    """Prints how much is done, each tenth of it once."""
+
+    def __init__(self, console: Console, title: str, total: int) -> None:
+        self._console, self._title, self._total = console, title, total
+        self._done = 0
+
+    def __call__(self, count: int) -> None:
+        tenths = 10 * self._done // max(self._total, 1)
+        self._done += count
+        if 10 * self._done // max(self._total, 1) > tenths:
+            self._console.print(f"{self._title}: {self._done:,} of {self._total:,}")
 
 
 def _root(given: str) -> str:

@@ -4,10 +4,12 @@ import hashlib
 import multiprocessing
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from io import BytesIO
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from dvt.config import DataConfig
 from dvt.data.decoding import UndecodableError, decode
@@ -96,8 +98,13 @@ def _looked_at(
         yield from map(look, requests)
         return
     # Not fork: the libraries of buckets have threads, which a forked process lacks.
-    with multiprocessing.get_context("spawn").Pool(num_processes, _begin, (look,)) as pool:
-        yield from pool.imap(_work, requests)
+    context = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(num_processes, context, initializer=_begin, initargs=(look,)) as pool:
+            yield from pool.map(_work, requests)
+    except BrokenProcessPool as error:
+        rule = "a process that decodes images was ended from outside, perhaps for want of memory"
+        raise DataError(f"{rule}; check again with fewer --num-workers") from error
 
 
 @dataclass(frozen=True)
@@ -138,7 +145,7 @@ def look_at(name: str, content: bytes, max_pixels: int) -> ImageFacts:
         raise DataError(f"{name} was decoded, and its header cannot be read; tell of it as a fault here") from error
 
 
-def _kinds(image: Image.Image) -> Iterator[str]:
+def _kinds(image: ImageFile.ImageFile) -> Iterator[str]:
     """What is unusual about an image, in a word or two each."""
     if image.mode in ("L", "1", "LA"):
         yield "grey"
@@ -146,7 +153,7 @@ def _kinds(image: Image.Image) -> Iterator[str]:
         yield "palette"
     if image.mode == "CMYK":
         yield "CMYK"
-    if image.mode in _SIXTEEN_BIT:
+    if image.mode in _SIXTEEN_BIT or any(";16" in str(tile) for tile in image.tile):  # of colour Pillow keeps 8
         yield "16-bit"
     if image.getexif().get(_ORIENTATION, 1) != 1:
         yield "EXIF-rotated"

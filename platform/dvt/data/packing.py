@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -28,7 +29,7 @@ from dvt.data.tar_shards import TarWriter
 Rows = NDArray[np.int64]
 
 RECORDS = ".packing"
-_ASKED = "asked.json"
+ASKED = "asked.json"  # how a folder is packed; without an index beside it, packing has not come to the end
 _READ_AT_ONCE = 64  # files
 
 
@@ -60,6 +61,7 @@ def pack_part(
     _begin(images, folder, packing, objects)
     if _exists(f"{folder}/{INDEX}"):
         index = read_index(f"{folder}/{INDEX}", objects.read)
+        _remove(f"{folder}/{RECORDS}")  # who wrote the index may have been killed before
         told(len(index))
         return index
     keys, order = _keys(images), random_order(len(images), PURPOSE_PACK, packing.seed)
@@ -81,7 +83,7 @@ def pack_part(
 def _begin(images: FolderFiles, folder: str, packing: Packing, objects: Objects) -> None:
     """Note what is packed here, or see that it is the same."""
     asked = json.dumps({**vars(packing), "images": images.fingerprint()}, indent=1).encode()
-    address = f"{folder}/{_ASKED}"
+    address = f"{folder}/{ASKED}"
     if _exists(address):
         if objects.read(address) != asked:
             raise DataError(f"{folder} holds other images, or the same packed otherwise; choose another folder")
@@ -167,8 +169,8 @@ def _keys(images: FolderFiles) -> list[str]:
         path = PurePosixPath(file)
         keys.append(f"{path.parent.name}/{path.stem}".replace(".", "_") + path.suffix.lower())
     stems = [key.rpartition(".")[0] for key in keys]
-    if len(set(stems)) < len(stems):
-        twice = next(stem for place, stem in enumerate(stems) if stem in stems[:place])
+    twice = next((stem for stem, count in Counter(stems).items() if count > 1), None)
+    if twice is not None:
         raise DataError(f"two files are called {twice} but for their endings or dots; rename one and pack again")
     return keys
 

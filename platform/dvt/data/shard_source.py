@@ -18,6 +18,7 @@ from dvt.data.errors import DataError
 from dvt.data.index import INDEX, Shard, ShardIndex, read_index
 from dvt.data.objects import Objects, StoredObject, open_objects
 from dvt.data.packed import PackedImages, expect_shards
+from dvt.data.packing import ASKED
 from dvt.data.parquet_files import ParquetImages, open_parquet
 from dvt.data.parts import split_parts
 from dvt.data.sets import DataSets
@@ -76,6 +77,8 @@ def _open_part(
             raise ConfigError([Problem("data.source", f"must be {index.format}, as {folder} was packed, got {source}")])
         expect_shards(folder, index, objects)
         return PackedImages(folder, index, objects), index.class_names
+    if any(each.address == f"{folder}/{ASKED}" for each in stored):
+        raise DataError(f"{folder} must be packed to the end, got no {INDEX}; run the same dvt data pack again")
     shards = [each for each in stored if each.address.endswith(f".{source}") and _part_of(each.address, root) == part]
     if not shards:
         rule = f"must hold shards of {part} in {part}/*.{source} or *{part}*.{source}, got {root}, which holds none"

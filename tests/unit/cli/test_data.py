@@ -49,6 +49,17 @@ def bomb() -> bytes:
     return image[:12] + header + struct.pack(">I", zlib.crc32(header)) + image[33:]
 
 
+def deep_colour() -> bytes:
+    """A PNG of 40 x 30 black pixels, 16 bits a colour, which Pillow does not write."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 40, 30, 16, 2, 0, 0, 0)
+    lines = zlib.compress(bytes(30 * (1 + 40 * 6)))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", lines) + chunk(b"IEND", b"")
+
+
 def test_what_is_bad_or_unusual_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train = folder / "train/ant"
     (train / "empty.jpg").write_bytes(b"")
@@ -60,22 +71,24 @@ def test_what_is_bad_or_unusual_is_told(folder: Path, capsys: pytest.CaptureFixt
     write_image(train / "palette.png", mode="P")
     Image.new("CMYK", (40, 30)).save(train / "cmyk.jpg")
     Image.new("I;16", (40, 30)).save(train / "deep.png")
+    (train / "deep_colour.png").write_bytes(deep_colour())
     turned = Image.new("RGB", (40, 30))
     exif = turned.getexif()
     exif[0x0112] = 6
     turned.save(train / "turned.jpg", exif=exif)
     code, told = check(folder, capsys)
     assert code == 1
-    assert "train: 14 images of 2 classes, 2 to 12 a class" in told
-    for kind in ("CMYK", "EXIF-rotated", "16-bit", "palette", "grey"):
-        assert f"  {kind}: 1" in told, kind
+    assert "train: 15 images of 2 classes, 2 to 13 a class" in told
+    for kind, count in (("CMYK", 1), ("EXIF-rotated", 1), ("16-bit", 2), ("palette", 1), ("grey", 1)):
+        assert f"  {kind}: {count}\n" in told, kind
     for name, reason in (
         ("bomb.png", "too many pixels"),
         ("cut.jpg", "truncated"),
         ("empty.jpg", "empty"),
         ("page.jpg", "not an image"),
     ):
-        assert f"  bad: {train / name}: {reason}" in told.replace("\n", "  "), name
+        assert f"    {train / name}: {reason}" in told, name
+        assert f"  1 bad: {reason}\n" in told
     assert "  width   40 in the median, 90 % from 40 to 40, all from 40 to 40" in told
 
 

@@ -137,6 +137,8 @@ def test_packing_again_finds_all_done(images: FolderFiles, tmp_path: Path) -> No
     counts: list[int] = []
     assert pack(images, tmp_path / "a", packing("tar"), counts.append) == wanted
     assert counts == [50]
+    (tmp_path / "a" / RECORDS).mkdir()  # as of one that was killed right after it wrote the index
+    assert pack(images, tmp_path / "a", packing("tar")) == wanted
 
 
 def test_another_packing_or_other_files_are_refused(images: FolderFiles, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from dvt.data import Batch, open_data
 from dvt.data.errors import DataError
 from dvt.data.index import INDEX, ShardIndex, read_index
 from dvt.data.objects import Objects
+from dvt.data.packing import ASKED
 from tests.contract.test_encoded_images import pack
 from tests.unit.data.images import cascade, write_folder, write_image
 
@@ -95,6 +96,12 @@ def test_shards_that_are_not_there_or_not_as_packed(packed: Path, folder: Path) 
         open_data(config("parquet", packed), cascade(2))
     with pytest.raises(ConfigError, match=r"data.root must hold shards of train in train/\*.tar or \*train\*.tar, got"):
         open_data(config("tar", folder), cascade(2))
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_a_part_that_was_not_packed_to_the_end_is_no_source(packed: Path, part: str) -> None:
+    (packed / part / INDEX).unlink()
+    assert refused(packed) == f"/{part} must be packed to the end, got no {INDEX}; run the same dvt data pack again"
 
 
 def test_a_shard_that_changes_while_it_is_read_is_noticed(packed: Path) -> None:
@@ -191,7 +198,7 @@ def test_foreign_shards_with_json_links_and_hidden_files(tmp_path: Path) -> None
 
 
 def test_foreign_shards_that_are_no_shards(packed: Path) -> None:
-    for extra in packed.rglob(INDEX):
+    for extra in [*packed.rglob(INDEX), *packed.rglob(ASKED)]:
         extra.unlink()
     shard = packed / "train/shard-00000.tar"
     content = shard.read_bytes()
