@@ -58,7 +58,9 @@ def sets(images: Any, engine: str) -> DataSets:
 
 def batches(data: DataSets, engine: str, **changes: int) -> Any:
     values = {"epoch": 3, "first_batch": 1, "rank": 1, "world_size": 2, "batch_size": 4, "seed": 5, "num_workers": 2}
-    return train_batches(replace(data, engine=engine), **{**values, **changes})
+    values |= changes
+    seen_images = values.pop("first_batch") * values["world_size"] * values["batch_size"]
+    return train_batches(replace(data, engine=engine), seen_images=seen_images, **values)
 
 
 def is_same(one: list[Batch], other: list[Batch]) -> bool:
