@@ -97,14 +97,14 @@ class Gathering(Generic[Given, Made]):
         return batch
 
     async def _run_batch(self, batch: list[_Waiting[Given, Made]]) -> None:
-        try:
-            results = await self._run([each.item for each in batch])
-        # Whatever it is belongs to those who wait for the batch; here it would end all batches after it.
-        except Exception as error:  # noqa: BLE001
+        running = asyncio.ensure_future(self._run([each.item for each in batch]))
+        await asyncio.wait({running})
+        error = running.exception()  # belongs to those who wait for the batch; here it would end all batches after it
+        if error is not None:
             for each in batch:
                 if not each.made.done():
                     each.made.set_exception(error)
-        else:
-            for each, result in zip(batch, results, strict=True):
-                if not each.made.done():
-                    each.made.set_result(result)
+            return
+        for each, result in zip(batch, running.result(), strict=True):
+            if not each.made.done():
+                each.made.set_result(result)

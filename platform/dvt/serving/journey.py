@@ -67,6 +67,15 @@ class Journey:
             group: The images, before the first stage.
             answers: One for each; get the answer, or what was raised instead, `LostError` for a process that was lost.
         """
+        going = asyncio.ensure_future(self._go(group, answers))
+        await asyncio.wait({going})
+        error = going.exception()  # belongs to those who wait; nobody waits for this task
+        for answer in answers:
+            if error is not None and not answer.done():
+                answer.set_exception(error)
+
+    async def _go(self, group: ImageGroup, answers: "Sequence[asyncio.Future[Answer]]") -> None:
+        """See `follow`; raises what an answer that has not come is to raise."""
         end = time.monotonic() + self._patience_s
         rows = np.arange(len(group))
         while len(rows):
@@ -75,13 +84,9 @@ class Journey:
                     _answer(left, [answers[row] for row in rows.tolist()])
             except self._lost as error:
                 if time.monotonic() >= end:
-                    _fail(answers, LostError(f"a stage must answer within {self._patience_s:g} s, got: {error}"))
-                    return
+                    rule = f"a stage must answer within {self._patience_s:g} s, got: {error}"
+                    raise LostError(rule) from error
                 await asyncio.sleep(_PAUSE_S)
-            # Whatever it is belongs to those who wait; nobody waits for this task.
-            except Exception as error:  # noqa: BLE001
-                _fail(answers, error)
-                return
             rows = np.array([row for row in rows.tolist() if not answers[row].done()], dtype=np.int64)
 
     async def _once(self, group: ImageGroup) -> AsyncIterator[Leavers]:
@@ -101,9 +106,3 @@ def _answer(left: Leavers, answers: "Sequence[asyncio.Future[Answer]]") -> None:
     for row, *values in zip(*(column.tolist() for column in columns), strict=True):
         if not answers[row].done():
             answers[row].set_result(Answer(*values))
-
-
-def _fail(answers: "Sequence[asyncio.Future[Answer]]", error: Exception) -> None:
-    for answer in answers:
-        if not answer.done():
-            answer.set_exception(error)
