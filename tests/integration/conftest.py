@@ -18,3 +18,10 @@ def cluster() -> Iterator[RayCluster]:
 def s3() -> Iterator[S3Server]:
     with running_s3() as started:
         yield started
+
+
+@pytest.fixture
+def s3_settings(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What finds the server, in this process's environment."""
+    for name, value in s3.env.items():
+        monkeypatch.setenv(name, value)

@@ -11,9 +11,8 @@ from tests.integration.s3_server import S3Server
 from tests.unit.data.cifar import SMALL100, write_archive, write_folder
 
 
-def test_a_folder_and_an_archive_in_a_bucket(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in s3.env.items():
-        monkeypatch.setenv(name, value)
+@pytest.mark.usefixtures("s3_settings")
+def test_a_folder_and_an_archive_in_a_bucket(s3: S3Server, tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "here", SMALL100)
     archive = write_archive(tmp_path / SMALL100.archive, SMALL100)
     client = s3.client()

@@ -13,7 +13,7 @@ from dvt.data.errors import DataError
 from dvt.data.objects import Objects, Range
 from tests.integration.s3_server import S3Server
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("s3_settings")]
 
 BUCKET = "dvt-objects"
 SHARD = np.random.default_rng(0).bytes(2 * BLOCK_SIZE + 12_345)
@@ -26,12 +26,6 @@ def client(s3: S3Server) -> Iterator[Any]:
     opened.create_bucket(Bucket=BUCKET)
     yield opened
     opened.close()
-
-
-@pytest.fixture(autouse=True)
-def settings(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in s3.env.items():
-        monkeypatch.setenv(name, value)
 
 
 def put(client: Any, key: str, content: bytes) -> str:

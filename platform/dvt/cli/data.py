@@ -5,7 +5,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -14,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dvt.cli.summary import print_places
 from dvt.config import ConfigError, DataConfig, Problem
+from dvt.data.bucket import typed_address
 from dvt.data.checking import Findings, check_part
 from dvt.data.encoded import EncodedImages
 from dvt.data.folder import open_class_folders
@@ -54,7 +54,7 @@ def _pack(asked: argparse.Namespace, console: Console) -> int:
         raise ConfigError([Problem("--shard-mib", f"must be at least 1, got {asked.shard_mib}")])
     if asked.seed < 0:
         raise ConfigError([Problem("--seed", f"must be at least 0, got {asked.seed}")])
-    source, target = _root(asked.source), _root(asked.target)
+    source, target = typed_address(asked.source), typed_address(asked.target)
     parts = open_class_folders(source, DataConfig(root=source))
     packing = Packing(
         format=asked.format, class_names=parts[0].class_names, shard_bytes=asked.shard_mib * 2**20, seed=asked.seed
@@ -71,7 +71,7 @@ def _pack(asked: argparse.Namespace, console: Console) -> int:
 
 
 def _check(asked: argparse.Namespace, console: Console) -> int:
-    root = _root(asked.source)
+    root = typed_address(asked.source)
     kind: Source = asked.kind or _kind(root)
     config = DataConfig(source=kind, root=root)
     parts = open_class_folders(root, config) if kind == "folder" else open_parts(root, config)
@@ -148,7 +148,3 @@ class _Tenths:
         self._done += count
         if 10 * self._done // max(self._total, 1) > tenths:
             self._console.print(f"{self._title}: {self._done:,} of {self._total:,}")
-
-
-def _root(given: str) -> str:
-    return given.rstrip("/") if "://" in given else str(Path(given).expanduser())

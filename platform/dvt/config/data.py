@@ -69,7 +69,7 @@ class DataConfig:
     # processes that read images, per training worker; 0 reads in the training process; for engine ray tasks of one core
     loader_workers: int = 4
     # order of training images, new each epoch: exact mixes all with all, window shuffles shards and mixes images within
-    # a sliding window, so that each shard is read about once; auto is window for shards that are not near, else exact
+    # a sliding window, so that each shard is read about once; auto is window where that matters, else exact
     shuffle: Literal["auto", "exact", "window"] = "auto"
     shuffle_window: int = 16_384  # images that are mixed at a time where the order is window
     eval_batch_size: int = 128  # images a batch at evaluation

@@ -15,6 +15,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import s3fs
@@ -183,6 +184,11 @@ class S3Reader:
         await self._filesystem.set_session()
         client = await self._filesystem.get_s3(split_address(address)[0])
         return await request(client, dict(self._filesystem.req_kw))
+
+
+def typed_address(given: str) -> str:
+    """An address as a person typed it: `~` is the home folder, and a slash at the end of an `s3://` one is none."""
+    return given.rstrip("/") if "://" in given else str(Path(given).expanduser())
 
 
 def split_address(address: str) -> tuple[str, str]:

@@ -10,7 +10,6 @@ Shapes: `N` images.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +69,7 @@ def open_cifar(layout: CifarLayout, root: str, config: DataConfig, cascade: Casc
         ConfigError: If classes or calibration images do not fit.
         DataError: If the files are not as they should be.
     """
-    files = read_cifar(root if "://" in root else str(Path(root).expanduser()), layout)
+    files = read_cifar(root, layout)
     train, test = (
         CifarImages(f"{layout.title}/{part}", images, files.class_names)
         for part, images in (("train", files.train), ("test", files.test))

@@ -5,7 +5,7 @@ Shapes: `N` images of a set.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,11 @@ class EncodedImage:
     name: str  # what a message calls it: a file, a shard and its member, a Parquet file and its row
     content: bytes = field(default=b"", repr=False)  # as encoded: JPEG, PNG, ...; empty if there is a problem
     problem: str = ""  # why it could not be read, in a few words
+
+    @classmethod
+    def of(cls, name: str, content: bytes | str) -> Self:
+        """Of its bytes, or of why there are none."""
+        return cls(name, problem=content) if isinstance(content, str) else cls(name, content)
 
 
 class EncodedImages(Protocol):

@@ -45,10 +45,7 @@ class FolderFiles:
         if not files or not is_remote(files[0]):
             return [_read(file) for file in files]
         contents = self.objects.read_many([(file, 0, None) for file in files])
-        return [
-            EncodedImage(file, problem=content) if isinstance(content, str) else EncodedImage(file, content)
-            for file, content in zip(files, contents, strict=True)
-        ]
+        return list(map(EncodedImage.of, files, contents))
 
     def fingerprint(self) -> str:
         """See `EncodedImages`; a name is the file's with its class folder, wherever the root is."""
@@ -94,6 +91,11 @@ def open_class_folders(root: str, config: DataConfig) -> tuple[FolderFiles, Fold
     return _with_labels(train, names, objects), _with_labels(val, names, objects)
 
 
+def is_shown(name: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> bool:
+    """Whether a file of this name is meant where its folder was named; hidden ones are not."""
+    return not name.startswith(".") and name.lower().endswith(suffixes)
+
+
 def _check_root(root: Path) -> None:
     if not root.is_dir():
         what = "which is not a folder" if root.exists() else "which is not there"
@@ -120,10 +122,7 @@ def _list_images(folder: Path) -> dict[str, list[str]]:
     classes = [entry for entry in _scan(folder) if entry.is_dir()]
     if not classes:
         raise DataError(f"{folder} holds no class folders; put the images of each class into a folder {folder}/CLASS")
-    return {
-        entry.name: [file.path for file in _scan(Path(entry.path)) if file.name.lower().endswith(IMAGE_SUFFIXES)]
-        for entry in classes
-    }
+    return {entry.name: [file.path for file in _scan(Path(entry.path)) if is_shown(file.name)] for entry in classes}
 
 
 def _list_objects(folder: str, objects: Objects) -> dict[str, list[str]]:
@@ -131,7 +130,8 @@ def _list_objects(folder: str, objects: Objects) -> dict[str, list[str]]:
     classes: dict[str, list[str]] = {}
     for stored in objects.list(folder):
         name, _, file = stored.address[len(folder) + 1 :].partition("/")
-        if file and "/" not in file and not f"{name[0]}{file[0]}".count(".") and file.lower().endswith(IMAGE_SUFFIXES):
+        is_in_class = file != "" and "/" not in file
+        if is_in_class and not name.startswith(".") and is_shown(file):
             classes.setdefault(name, []).append(stored.address)
     if not classes:
         raise DataError(f"{folder} holds no class folders; put the images of each class into a folder {folder}/CLASS")

@@ -21,7 +21,7 @@ import fsspec
 from botocore.exceptions import BotoCoreError, ClientError
 from torch import Tensor
 
-from dvt.data.folder import IMAGE_SUFFIXES
+from dvt.data.folder import IMAGE_SUFFIXES, is_shown
 from dvt.data.transforms import UNREADABLE, Transform, read_image
 from dvt.inference.preparation import why_unreadable
 
@@ -138,11 +138,6 @@ def filesystem_of(address: str) -> tuple[Any, str]:
     except ValueError as error:  # what decoders raise for a damaged image; here it is the address
         raise OSError(errno.EPROTONOSUPPORT, str(error)) from error
     return filesystem, str(path)
-
-
-def is_shown(name: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> bool:
-    """Whether a file of this name is meant where its folder was named; hidden ones are not."""
-    return not name.startswith(".") and name.lower().endswith(suffixes)
 
 
 def _raise(error: OSError) -> None:

@@ -47,21 +47,20 @@ class TrainOrder:
 EXACT = TrainOrder()
 
 
-def choose_order(config: DataConfig, blocks: NDArray[np.int64] | None, *, is_near: bool = True) -> TrainOrder:
-    """The order that a recipe asks for: `auto` is `window` where single images are slow to get at, else `exact`.
+def choose_order(config: DataConfig, blocks: NDArray[np.int64] | None) -> TrainOrder:
+    """The order that a recipe asks for: `auto` is `window` where there are blocks, else `exact`.
 
     Args:
         config: Its `shuffle` and `shuffle_window`.
         blocks: (N,) the block of each training image; None where any order is equally cheap.
-        is_near: Whether single images are quick to get at: on a local disk, or in a cache that holds them all.
 
     Raises:
         ConfigError: If `window` is asked of a source without blocks.
     """
     if config.shuffle == "window" and blocks is None:
-        rule = f"must be auto or exact for source {config.source}, whose images lie in no shards, got window"
+        rule = f"must be auto or exact for this source {config.source}, where any order is as cheap, got window"
         raise ConfigError([Problem("data.shuffle", rule)])
-    if config.shuffle == "exact" or blocks is None or (config.shuffle == "auto" and is_near):
+    if config.shuffle == "exact" or blocks is None:
         return EXACT
     return TrainOrder(blocks, config.shuffle_window)
 

@@ -54,19 +54,12 @@ class PackedImages:
     def read(self, indices: Sequence[int]) -> list[EncodedImage]:
         """See `EncodedImages`."""
         index = self.index
-        shards = [index.shards[number].name for number in index.shard[indices]]
-        names = [f"{shard}/{index.keys[place].as_py()}" for shard, place in zip(shards, indices, strict=True)]
-        ranges = [
-            (f"{self.address}/{shard}", int(index.offsets[place]), int(index.sizes[place]))
-            for shard, place in zip(shards, indices, strict=True)
-        ]
-        contents = self.objects.read_many(ranges)
-        return [
-            EncodedImage(f"{self.address}/{name}", problem=content)
-            if isinstance(content, str)
-            else EncodedImage(f"{self.address}/{name}", content)
-            for name, content in zip(names, contents, strict=True)
-        ]
+        names, ranges = [], []
+        for place in indices:
+            shard = f"{self.address}/{index.shards[index.shard[place]].name}"
+            names.append(f"{shard}/{index.keys[place].as_py()}")
+            ranges.append((shard, int(index.offsets[place]), int(index.sizes[place])))
+        return list(map(EncodedImage.of, names, self.objects.read_many(ranges)))
 
     def fingerprint(self) -> str:
         """See `EncodedImages`."""

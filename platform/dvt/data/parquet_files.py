@@ -68,7 +68,7 @@ class ParquetImages:
             cells = self._group(group)
             for place in np.flatnonzero(groups == group).tolist():
                 row = int(places[place] - self.starts[group])
-                images[place] = _image(self._name(group, row), cells[row])
+                images[place] = image_of(self._name(group, row), cells[row])
         return [image for image in images if image is not None]
 
     def fingerprint(self) -> str:
@@ -153,12 +153,11 @@ def _class_names(schema: pa.Schema) -> tuple[str, ...]:
         return ()
 
 
-def _image(name: str, cell: pa.Scalar) -> EncodedImage:
+def image_of(name: str, cell: pa.Scalar) -> EncodedImage:
+    """The image of a cell: bytes, or a struct that holds them."""
     value = cell.as_py()
     content = value.get("bytes") if isinstance(value, dict) else value
-    return (
-        EncodedImage(name, content) if isinstance(content, bytes) else EncodedImage(name, problem="there are no bytes")
-    )
+    return EncodedImage.of(name, content if isinstance(content, bytes) else "there are no bytes")
 
 
 def shard_of(keys: Sequence[str], contents: Sequence[bytes], labels: Sequence[int], names: Sequence[str]) -> bytes:

@@ -55,7 +55,7 @@ def split_parts(
         class_names=train.class_names,
         mean=MEAN[cascade.in_chans],
         std=STD[cascade.in_chans],
-        train_order=choose_order(config, None if train.blocks is None else train.blocks[~is_held_out], is_near=False),
+        train_order=choose_order(config, None if train.blocks is None else train.blocks[~is_held_out]),
     )
 
 

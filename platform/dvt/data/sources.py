@@ -1,9 +1,9 @@
 """`open_data`: from what a recipe says to three sets of images, with every complaint about it made before training."""
 
 from dataclasses import replace
-from pathlib import Path
 
 from dvt.config import CascadeConfig, ConfigError, DataConfig, Problem
+from dvt.data.bucket import typed_address
 from dvt.data.cifar import open_cifar
 from dvt.data.cifar_files import LAYOUTS
 from dvt.data.digits import open_digits
@@ -33,7 +33,7 @@ def _open(config: DataConfig, cascade: CascadeConfig) -> DataSets:
     if config.root is None:
         rule = f"must name {config.root_told}, got null; add --data.root FOLDER"
         raise ConfigError([Problem("data.root", rule)])
+    root = typed_address(config.root)
     if config.source in LAYOUTS:
-        return open_cifar(LAYOUTS[config.source], config.root, config, cascade)
-    root = config.root.rstrip("/") if "://" in config.root else str(Path(config.root).expanduser())
+        return open_cifar(LAYOUTS[config.source], root, config, cascade)
     return open_folder(root, config, cascade) if config.source == "folder" else open_shards(root, config, cascade)

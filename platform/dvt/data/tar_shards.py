@@ -46,10 +46,9 @@ def scan_shard(address: str, objects: Objects) -> list[TarImage]:
     images: dict[str, tuple[int, int]] = {}
     labels: dict[str, int] = {}
     for member in _members(address, objects):
-        name = PurePosixPath(member.name)
-        if name.is_absolute() or ".." in name.parts:
+        if leads_out(member.name):
             raise DataError(f"{address} holds {member.name}, a name that leads out of the shard; do not use the shard")
-        if not member.isreg() or name.name.startswith("."):
+        if not member.isreg() or PurePosixPath(member.name).name.startswith("."):
             continue
         key, suffix = _split(member.name)
         if suffix in IMAGE_SUFFIXES:
@@ -60,6 +59,12 @@ def scan_shard(address: str, objects: Objects) -> list[TarImage]:
     if without:
         raise DataError(f"{address} holds {without[0]} without a label in {without[0]}{LABEL_SUFFIX}; add one")
     return [TarImage(key, labels[key], offset, size) for key, (offset, size) in images.items()]
+
+
+def leads_out(name: str) -> bool:
+    """Whether a member of this name would be put outside of the folder that its shard is unpacked to."""
+    path = PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts
 
 
 def _split(name: str) -> tuple[str, str]:

@@ -11,7 +11,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 
-from dvt.data.image_files import CANNOT_READ, FoundFile, filesystem_of, is_shown, reason_of
+from dvt.data.folder import is_shown
+from dvt.data.image_files import CANNOT_READ, FoundFile, filesystem_of, reason_of
+from dvt.data.parquet_files import image_of
+from dvt.data.tar_shards import leads_out
 from dvt.serving.batch_work import KEPT_PREFIX, Piece, Work
 
 MAX_ENCODED_BYTES = 256 * 2**20  # of one image in a shard, which is read whole; several are in memory at a time
@@ -71,7 +74,8 @@ class PieceImages:
             for batch in parquet.iter_batches(_ROWS_READ, row_groups=[group], columns=columns):
                 self._kept.append(batch.select(names).rename_columns(self._work.kept.names))
                 for cell in batch.column(self._image_column):
-                    yield _cell_image(f"{address}#{row}", cell)
+                    image = image_of(f"{address}#{row}", cell)
+                    yield FoundFile(image.name, image.problem, None if image.problem else image.content)
                     row += 1
         except _DAMAGED as error:  # the next group may be whole
             yield from self._unread(address, row, end, error)
@@ -83,13 +87,6 @@ class PieceImages:
         self._kept.append(pa.RecordBatch.from_pylist(nulls, schema=self._work.kept))
         for each in range(row, end):
             yield FoundFile(f"{address}#{each}", f"its part of the file cannot be read: {told}")
-
-
-def _cell_image(address: str, cell: pa.Scalar) -> FoundFile:
-    """The image of a cell: bytes, or a struct that holds them."""
-    value = cell.as_py()
-    content = value.get("bytes") if isinstance(value, dict) else value
-    return FoundFile(address, "there are no bytes") if content is None else FoundFile(address, content=content)
 
 
 def _shard_images(address: str) -> Iterator[FoundFile]:
@@ -126,7 +123,7 @@ def _is_meant(member: tarfile.TarInfo) -> bool:
 def _member_image(address: str, shard: tarfile.TarFile, member: tarfile.TarInfo) -> FoundFile:
     name = PurePosixPath(member.name)
     inside = f"{address}/{name}"
-    if name.is_absolute() or ".." in name.parts:
+    if leads_out(member.name):
         return FoundFile(inside, "its name leads out of the shard")
     content = shard.extractfile(member) if member.isreg() else None
     if content is None:
