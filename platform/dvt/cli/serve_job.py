@@ -4,6 +4,7 @@ Nothing is kept in the job: the deployments open the model themselves, by its ve
 """
 
 import argparse
+import logging
 import math
 import threading
 from collections.abc import Sequence
@@ -71,6 +72,7 @@ def _serve(plan: ServingPlan, asked: argparse.Namespace, console: Console) -> No
 
 
 def _deploy(plan: ServingPlan, asked: argparse.Namespace) -> None:
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # what a person needs is printed here
     try:
         serve.start(http_options={"host": asked.host, "port": asked.port})
         serve.run(build_application(plan), name=asked.name, route_prefix=asked.route)
