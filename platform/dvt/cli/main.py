@@ -11,6 +11,7 @@ from dvt.cli.failure import exit_code_of
 COMMANDS = {  # each is a module of `dvt.cli`
     "train": "train a cascade, choose its thresholds, record and register it",
     "search": "search architectures over a cluster; tell what a space holds and what was found",
+    "doctor": "look at a cluster before a long job",
     "data": "pack images into shards, and check a data set",
     "describe": "tell a cascade's parts, parameters, cost and memory",
     "profile": "measure what each stage takes on this device, for budgets in milliseconds",

@@ -1,0 +1,82 @@
+"""How fast the workers of a run add up their gradients, measured as Ray Train would join them."""
+
+import time
+from statistics import median
+from typing import Any
+
+import ray
+import torch
+import torch.distributed
+from ray import train as ray_train
+from ray.train.torch import TorchTrainer, get_device
+
+from dvt.cli.doctor_rules import LinkSpeed
+from dvt.config import ClusterConfig
+from dvt.train.ray_train import told_error
+
+NUM_BYTES = 64 * 2**20  # as a few buckets of gradients
+_NUM_WARMUPS, _NUM_ROUNDS = 2, 8
+
+
+def measure_links(cluster: ClusterConfig, folder: str) -> LinkSpeed | str | None:
+    """All-reduce between as many workers as a run has.
+
+    Args:
+        cluster: What the run asks for.
+        folder: A folder of the driver's node for Ray Train's own notes.
+
+    Returns:
+        The speed; None where there is one worker; or what went wrong.
+    """
+    if cluster.num_workers == 1:
+        return None
+    free = ray.available_resources()
+    for name, each in cluster.worker_resources.items():
+        needed = cluster.num_workers * each
+        if needed > free.get(name, 0):  # Ray Train would wait for it
+            return f"{cluster.num_workers} workers need {needed:g} {name}, of which {free.get(name, 0):g} are free now"
+    answer: Any = ray.remote(_Answer).options(num_cpus=0).remote()
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"answer": answer},
+        scaling_config=ray_train.ScalingConfig(
+            num_workers=cluster.num_workers, use_gpu=cluster.use_gpu, resources_per_worker=cluster.worker_resources
+        ),
+        run_config=ray_train.RunConfig(name="links", storage_path=folder),
+    )
+    try:
+        trainer.fit()
+    except ray_train.TrainingFailedError as error:
+        return told_error(error)
+    speed: LinkSpeed = ray.get(answer.get.remote())
+    return speed
+
+
+class _Answer:
+    """Takes the speed from the first worker to the driver: Ray Train keeps only reports with a checkpoint."""
+
+    def __init__(self) -> None:
+        self._speed: LinkSpeed | None = None
+
+    def put(self, speed: LinkSpeed) -> None:
+        self._speed = speed
+
+    def get(self) -> LinkSpeed | None:
+        return self._speed
+
+
+def _work(config: dict[str, Any]) -> None:
+    device = get_device()
+    tensor = torch.ones(NUM_BYTES // 4, device=device)
+    seconds = []
+    for _ in range(_NUM_WARMUPS + _NUM_ROUNDS):
+        torch.distributed.barrier()
+        start = time.perf_counter()
+        torch.distributed.all_reduce(tensor, op=torch.distributed.ReduceOp.MAX)  # which leaves the ones as they are
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    if torch.distributed.get_rank() == 0:
+        size, backend = torch.distributed.get_world_size(), torch.distributed.get_backend()
+        speed = LinkSpeed(size, backend, NUM_BYTES, median(seconds[_NUM_WARMUPS:]))
+        ray.get(config["answer"].put.remote(speed))
