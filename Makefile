@@ -30,8 +30,8 @@ $(STAMP): pyproject.toml constraints.txt
 train: $(STAMP) ## train on the embedded data set, choose thresholds, register the model (ARGS: overrides)
 	@$(BIN)/python jobs/train_imagenet.py --recipe jobs/recipes/embedded.yaml $(ARGS)
 
-test: $(STAMP) ## run every test (ARGS: pytest's)
-	@$(BIN)/pytest $(ARGS)
+test: $(STAMP) ## run every test, in two processes of which one has all that start Ray (ARGS: pytest's)
+	@$(BIN)/pytest --numprocesses 2 --dist loadgroup $(ARGS)
 
 test-fast: $(STAMP) ## run the tests that need neither Ray nor patience
 	@$(BIN)/pytest -m "not ray and not slow" $(ARGS)
