@@ -31,7 +31,7 @@ train: $(STAMP) ## train on the embedded data set, choose thresholds, register t
 	@$(BIN)/python jobs/train_imagenet.py --recipe jobs/recipes/embedded.yaml $(ARGS)
 
 test: $(STAMP) ## run every test, in two processes of which one has all that start Ray (ARGS: pytest's)
-	@$(BIN)/pytest --numprocesses 2 --dist loadgroup $(ARGS)
+	@$(BIN)/pytest --numprocesses 2 --no-loadscope-reorder $(ARGS)
 
 test-fast: $(STAMP) ## run the tests that need neither Ray nor patience
 	@$(BIN)/pytest -m "not ray and not slow" $(ARGS)
