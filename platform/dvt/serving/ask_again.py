@@ -56,28 +56,37 @@ class AskAgain:
             await self._app(dict(scope), kept.from_its_beginning(), answer.send)  # the proxy writes into the scope
             if answer.has_begun:
                 return
-            if not kept.can_be_repeated or not await self._is_repeatable(scope):
+            if not kept.can_be_repeated or not await self._is_repeatable(scope, end):
                 await answer.send_head()
                 return
             if time.monotonic() >= end:
                 told = f"a replica must answer within {self._patience_s:g} s, got none that did; ask again later"
                 await JSONResponse({"error": told}, 503)(scope, receive, send)
                 return
-            await asyncio.sleep(_PAUSE_S)
 
-    async def _is_repeatable(self, scope: Scope) -> bool:
-        """Whether the application at this address says that requests may be repeated."""
-        found: list[tuple[bytes, bytes]] = []
-        messages: list[Message] = [{"type": "http.request", "body": b"", "more_body": False}]
-
-        async def receive() -> Message:
-            return messages.pop() if messages else await asyncio.Future()  # the proxy listens on for the client's end
+    async def _is_repeatable(self, scope: Scope, end: float) -> bool:
+        """Whether the application at this address says that requests may be repeated; waits for a replica to tell."""
+        told: list[Message] = []
 
         async def send(message: Message) -> None:
-            found.extend(message.get("headers", ()))
+            told.append(message)
 
-        await self._app({**scope, "method": "OPTIONS"}, receive, send)
-        return tuple(part.encode() for part in REPEATABLE) in [tuple(header) for header in found]
+        await self._app({**scope, "method": "OPTIONS"}, _nothing_comes(), send)
+        while not told and time.monotonic() < end:
+            await asyncio.sleep(_PAUSE_S)
+            await self._app({**scope, "method": "OPTIONS"}, _nothing_comes(), send)
+        headers = [tuple(header) for message in told for header in message.get("headers", ())]
+        return tuple(part.encode() for part in REPEATABLE) in headers
+
+
+def _nothing_comes() -> Receive:
+    """Reads an empty body; then waits, as a proxy listens on for the client's end."""
+    messages: list[Message] = [{"type": "http.request", "body": b"", "more_body": False}]
+
+    async def receive() -> Message:
+        return messages.pop() if messages else await asyncio.Future()
+
+    return receive
 
 
 class _KeptRequest:
@@ -136,7 +145,7 @@ class _Answer:
         await self.send_head()
         await self._send(message)
 
-    async def give_up(self) -> None:
+    async def send_head(self) -> None:
         """Send the head if it was held back."""
         if self._head is not None:
             head, self._head = self._head, None

@@ -37,11 +37,12 @@ def answers(*messages: Message) -> Turn:
 class Application:
     """Does the next turn at each request, after it has read the body; the last one again and again."""
 
-    def __init__(self, *turns: Turn, is_repeatable: bool = True) -> None:
+    def __init__(self, *turns: Turn, is_repeatable: bool = True, silent_options: int = 0) -> None:
         self.turns = list(turns)
         self.is_repeatable = is_repeatable
         self.bodies: list[bytes] = []
         self.num_options = 0
+        self.silent_options = silent_options  # as of a replica that died too
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         body, message = b"", await receive()
@@ -54,6 +55,8 @@ class Application:
         scope["root_path"] = "/dvt"  # as a proxy of Ray does
         if scope["method"] == "OPTIONS":
             self.num_options += 1
+            if self.num_options <= self.silent_options:
+                return
             await send({**start(204), "headers": OURS if self.is_repeatable else []})
             await send(piece(b""))
             return
@@ -101,6 +104,12 @@ def test_where_none_came_the_same_is_asked_again(first: Turn) -> None:
     assert application.bodies == [b"some image"] * 3
 
 
+def test_a_replica_that_cannot_tell_is_waited_for() -> None:
+    application = Application(DIES, WHOLE, silent_options=2)
+    assert ask(application) == [start(), piece(b"label")]
+    assert (len(application.bodies), application.num_options) == (2, 3)
+
+
 def test_an_error_is_an_answer() -> None:
     application = Application(answers(start(500), piece(b"a bug")), WHOLE)
     assert ask(application) == [start(500), piece(b"a bug")]
@@ -138,6 +147,12 @@ def test_patience_ends() -> None:
     assert got[0]["status"] == 503
     sentence = "a replica must answer within 0 s, got none that did; ask again later"
     assert json.loads(got[1]["body"]) == {"error": sentence}
+
+
+def test_patience_ends_where_none_can_tell() -> None:
+    application = Application(DIES, silent_options=1)
+    assert ask(application, patience_s=0.0) == []
+    assert len(application.bodies) == 1
 
 
 def test_websockets_pass_through() -> None:
