@@ -36,6 +36,7 @@ from dvt.config import ClusterConfig, DataConfig, Recipe, TrainConfig
 from dvt.exits import Thresholds, ThresholdTable, exit_indices, max_probability, thresholds_for_shares
 from dvt.exits.threshold_table import ThresholdRow
 from dvt.models import VARIANTS, macs_per_exit
+from dvt.serving.ask_again import CONTROLLER_OPTIONS
 from dvt.serving.model import open_model
 from dvt.serving.plan import Replicas, ServingPlan, plan_parts
 from dvt.serving.ray_serve import build_application
@@ -210,7 +211,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch, connected(ClusterConfig()):
         folder = Path(scratch) / "model"
         make_checkpoint(folder, images)
-        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        serve.start(http_options={"host": "127.0.0.1", "port": port}, controller_options=CONTROLLER_OPTIONS)
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         for _ in range(asked.rounds):
             for layout in layouts(cores, asked.images):

@@ -159,8 +159,8 @@ def test_no_request_is_lost_while_replicas_are_killed(cluster: RayCluster, serve
         clients = [asyncio.create_task(ask_until(served, end, wanted)) for _ in range(8)]
         try:
             await asyncio.sleep(1)
-            for stage in ("stage-2", "stage-1"):
-                await kill(f"ray::ServeReplica:dvt:{stage}")
+            for deployment in ("stage-2", "stage-1", "ingress"):
+                await kill(f"ray::ServeReplica:dvt:{deployment}")
                 await asyncio.sleep(1)
         finally:
             end.set()

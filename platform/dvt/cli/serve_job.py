@@ -19,6 +19,7 @@ from dvt.cli.cluster import connected
 from dvt.cli.summary import print_places
 from dvt.cli.train import home_folder
 from dvt.config import ClusterConfig, ConfigError, Problem
+from dvt.serving.ask_again import CONTROLLER_OPTIONS
 from dvt.serving.errors import ServingError
 from dvt.serving.model import open_model
 from dvt.serving.plan import Replicas, ServingPlan, plan_parts
@@ -74,7 +75,7 @@ def _serve(plan: ServingPlan, asked: argparse.Namespace, console: Console) -> No
 def _deploy(plan: ServingPlan, asked: argparse.Namespace) -> None:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # what a person needs is printed here
     try:
-        serve.start(http_options={"host": asked.host, "port": asked.port})
+        serve.start(http_options={"host": asked.host, "port": asked.port}, controller_options=CONTROLLER_OPTIONS)
         serve.run(build_application(plan), name=asked.name, route_prefix=asked.route)
     # Ray 2.60 says with a RuntimeError that a deployment did not come up, and with a ValueError that a route is taken.
     except (RayServeException, RayError, RuntimeError, ValueError) as error:

@@ -27,6 +27,7 @@ from dvt.config import ConfigError, Problem
 from dvt.exits import PLAIN, Thresholds
 from dvt.inference import profile_of
 from dvt.models import macs_per_exit
+from dvt.serving.ask_again import REPEATABLE
 from dvt.serving.drift import DriftWatch
 from dvt.serving.gathering import Gathering
 from dvt.serving.journey import Answer, Journey, LostError, PartReply
@@ -134,6 +135,8 @@ class Ingress:
     async def __call__(self, request: Request) -> Response:
         """Answer a request."""
         path = request.url.path.removeprefix(request.scope.get("root_path", "")).rstrip("/")
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=dict([REPEATABLE, ("allow", "GET, POST")]))
         if request.method == "GET" and path == "/healthz":
             return JSONResponse({"status": "ok"})
         if request.method == "GET" and path == "/readyz":

@@ -16,10 +16,10 @@ from typing import Any
 from dvt.config import ConfigError, Problem
 from dvt.exits import Thresholds, ThresholdTable, single_exit_thresholds
 from dvt.inference import Budget, thresholds_within
+from dvt.serving.ask_again import MAX_BODY_BYTES
 
 BUDGETS = ("budget_macs", "budget_ms", "thresholds")
 IMAGES = ("image", "images")
-MAX_BODY_BYTES = 64 * 2**20
 MAX_IMAGES = 1024
 
 
