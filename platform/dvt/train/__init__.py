@@ -1,1 +1,1 @@
-"""Training: the loss, the step, the loop, the checkpoint; `ray_train` is the one file here that knows Ray."""
+"""Training: the loss, the step, the loop, the checkpoint; only `ray_train` and `ray_report` know Ray."""

@@ -98,7 +98,7 @@ def train_cascade(
     ranks = _gather(worker.node_rank, worker).count(worker.node_rank)
     if worker.local_rank == 0 and recipe.data.engine == "local":
         warn_of_too_many_readers(recipe.data.loader_workers, ranks)
-    stepper = Stepper(recipe, _wrap(state.model, worker), state, on_device, worker.device, worker.rank)
+    stepper = Stepper(recipe, _wrap(state.model, worker), state, on_device, worker.device, worker.rank, state.step)
     start = state.position or Position.after(state.step, steps_per_epoch, images_per_step(recipe, worker.world_size))
     for epoch in range(start.epoch, recipe.optimizer.total_epochs):
         begun = start if epoch == start.epoch else Position(epoch=epoch)
@@ -147,9 +147,9 @@ def _start(recipe: Recipe, steps_per_epoch: int, worker: Worker, reporter: Repor
 def _wrap(model: nn.Module, worker: Worker) -> nn.Module:
     if worker.world_size == 1:
         return model
-    # Every parameter takes part in every step, so no search for unused ones is needed.
+    # Every parameter takes part in every step, joint or not: no search for unused ones, and a graph that stays.
     devices = [worker.device] if worker.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True, static_graph=True)
 
 
 def _run_epoch(

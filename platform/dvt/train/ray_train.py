@@ -1,4 +1,4 @@
-"""Training on a Ray cluster: the one file here that knows Ray.
+"""Training on a Ray cluster: one of two files here that know Ray.
 
 Ray Train starts the workers, joins them by DDP, restarts them after a failure and keeps the last and the best
 checkpoint; Ray tasks measure the trained model on calibration and test images.
@@ -28,6 +28,7 @@ from dvt.train.errors import CheckpointError, TrainingError
 from dvt.train.evaluate import predict_images, score_images
 from dvt.train.loop import BEST_METRIC, Loop, Worker, count_steps_per_epoch, train_cascade
 from dvt.train.past_run import CHECKPOINTS, UNMEASURED, remove_orphans
+from dvt.train.ray_report import RayReporter, last_line, not_kept
 from dvt.train.sink import MetricSink, MetricSinkFactory
 from dvt.train.storage import RunFolder
 
@@ -153,29 +154,6 @@ class _Trainer(TorchTrainer):
         """Register nothing."""
 
 
-class _RayReporter:
-    """The loop's `Reporter` over Ray Train's session."""
-
-    @contextmanager
-    def latest(self) -> Iterator[Path | None]:
-        checkpoint = ray_train.get_checkpoint()
-        if checkpoint is None:
-            yield None
-        else:
-            with local_copy(checkpoint) as folder:
-                yield folder
-
-    def report(self, metrics: Mapping[str, float], step: int, checkpoint: Path | None) -> None:
-        handed = None if checkpoint is None else ray_train.Checkpoint.from_directory(checkpoint)
-        # Of a checkpoint within an epoch no accuracy is measured. Without a score Ray Train 2.60 logs an error; with
-        # this one it keeps it as the last one, and never in place of the best.
-        score = {} if handed is None else {BEST_METRIC: UNMEASURED}
-        try:
-            ray_train.report({**score, **metrics, "step": step}, checkpoint=handed)
-        except OSError as error:
-            raise _not_kept(error) from error
-
-
 class _SinkCallback(UserCallback):
     """Passes what workers report to a sink, and ends a run whose error would come again.
 
@@ -209,7 +187,11 @@ def _train_worker(config: dict[str, Any]) -> None:
     context = ray_train.get_context()
     ranks = context.get_world_rank(), context.get_world_size(), context.get_node_rank(), context.get_local_rank()
     worker = Worker(get_device(), *ranks)
-    config["loop"](recipe, open_data(recipe.data, recipe.cascade), worker, _RayReporter())
+    reporter = RayReporter()
+    try:
+        config["loop"](recipe, open_data(recipe.data, recipe.cascade), worker, reporter)
+    finally:
+        reporter.join()
 
 
 def _summarize(tree: dict[str, Any], shard: int, num_shards: int) -> DataSummary:
@@ -259,23 +241,16 @@ def _plain(error: Exception) -> Exception:
     if cause is not None:
         return cause
     if broken_storage is not None:
-        return _not_kept(broken_storage)
+        return not_kept(broken_storage)
     return TrainingError(
-        f"training stopped after too many failures, the last one being: {_last_line(error)}; "
+        f"training stopped after too many failures, the last one being: {last_line(error)}; "
         f"run the same command again to go on from the last checkpoint"
     )
 
 
 def told_error(error: Exception) -> str:
     """What went wrong in a task, in one sentence: this project's, or the last line of Ray's."""
-    return str(_find(error, FATAL) or _last_line(error))
-
-
-def _not_kept(error: Exception) -> CheckpointError:
-    return CheckpointError(
-        f"the run's storage must take its checkpoints, got: {_last_line(error)}; free space or mend it, and run the "
-        f"same command again to go on from the last checkpoint"
-    )
+    return str(_find(error, FATAL) or last_line(error))
 
 
 def _find(error: BaseException | None, kinds: tuple[type[Exception], ...]) -> Exception | None:
@@ -287,11 +262,6 @@ def _find(error: BaseException | None, kinds: tuple[type[Exception], ...]) -> Ex
     inner = [getattr(error, name, None) for name in ("cause", "controller_failure", "_base_exc", "__cause__")]
     inner += list(getattr(error, "worker_failures", {}).values())
     return next((found for each in inner if each is not error and (found := _find(each, kinds))), None)
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
 
 
 def _arrow_filesystem(folder: RunFolder) -> pyarrow.fs.FileSystem | None:

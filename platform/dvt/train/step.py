@@ -55,6 +55,7 @@ class Stepper:
         on_device: Normalises, erases and mixes images, and makes soft targets.
         device: Where to compute.
         rank: This worker, from 0.
+        first_step: The state's step when `model` was wrapped for several workers.
     """
 
     recipe: Recipe
@@ -63,6 +64,7 @@ class Stepper:
     on_device: OnDevice
     device: torch.device
     rank: int
+    first_step: int = 0
 
     def step(self, batches: Sequence[Batch], sums: StepSums) -> None:
         """Take one optimizer step on `grad_accum_steps` micro-batches and add its results to `sums`."""
@@ -97,8 +99,14 @@ class Stepper:
         sums.skipped += batch.skipped
 
     def _gradients_stay_here(self) -> AbstractContextManager[object]:
-        """Workers exchange gradients only after the last micro-batch."""
-        return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) else nullcontext()
+        """Workers exchange gradients only after the last micro-batch.
+
+        In the first step after each: DDP's static graph learns from it what takes part, and torch 2.15 fails where no
+        exchange comes first. The sum is the same.
+        """
+        if not isinstance(self.model, DistributedDataParallel) or self.state.step == self.first_step:
+            return nullcontext()
+        return self.model.no_sync()
 
 
 def autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager[object]:

@@ -1,0 +1,112 @@
+"""How training workers report to Ray Train: metrics in order, and checkpoints that are uploaded while training goes on.
+
+A checkpoint lies whole on the worker's disk before it is reported. A thread copies it to the run's storage; Ray Train
+lists it once it is there, so a run never goes on from a part of one. No more than one is on its way: training waits for
+it before it hands over the next, and before it ends in whichever way. A worker that is killed loses what came after the
+last checkpoint that had arrived.
+"""
+
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ray import train as ray_train
+from ray.train import CheckpointUploadMode
+
+from dvt.train.errors import CheckpointError
+from dvt.train.loop import BEST_METRIC
+from dvt.train.past_run import UNMEASURED
+
+
+@dataclass
+class _Upload:
+    """A checkpoint on its way to the run's storage."""
+
+    ended: threading.Event = field(default_factory=threading.Event)
+    failure: CheckpointError | None = None
+
+
+class RayReporter:
+    """The loop's `Reporter` over Ray Train's session."""
+
+    def __init__(self) -> None:
+        self._upload: _Upload | None = None  # of the last checkpoint
+
+    @contextmanager
+    def latest(self) -> Iterator[Path | None]:
+        """The folder of the run's last checkpoint while the context lasts; None if there is none yet."""
+        checkpoint = ray_train.get_checkpoint()
+        if checkpoint is None:
+            yield None
+        else:
+            with checkpoint.as_directory() as folder:
+                yield Path(folder)
+
+    def report(self, metrics: Mapping[str, float], step: int, checkpoint: Path | None) -> None:
+        """Tell metrics, and take a checkpoint's folder away to upload it.
+
+        Raises:
+            CheckpointError: If the checkpoint before it could not be uploaded.
+        """
+        row = {**metrics, "step": step}
+        if checkpoint is None:
+            # Rows keep their order, so behind a checkpoint they wait for its upload: not here. Else they do wait here
+            # for Ray Train 2.60 to take the row before, every 2 s, so that they never pile up.
+            is_behind = self._upload is not None and not self._upload.ended.is_set()
+            mode = CheckpointUploadMode.ASYNC if is_behind else CheckpointUploadMode.SYNC
+            ray_train.report(row, checkpoint_upload_mode=mode)
+            return
+        self.join()
+        mine = Path(tempfile.mkdtemp(prefix="dvt-upload-")) / checkpoint.name
+        shutil.move(checkpoint, mine)  # what stays there is removed when this returns
+        upload = self._upload = _Upload()
+        # Of a checkpoint within an epoch no accuracy is measured. Without a score Ray Train 2.60 logs an error; with
+        # this one it keeps it as the last one, and never in place of the best.
+        ray_train.report(
+            {BEST_METRIC: UNMEASURED, **row},
+            checkpoint=ray_train.Checkpoint.from_directory(mine),
+            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+            checkpoint_upload_fn=lambda local, name: _keep(local, name, upload),
+        )
+
+    def join(self) -> None:
+        """Wait until the last checkpoint is in the run's storage.
+
+        Raises:
+            CheckpointError: If it could not be uploaded.
+        """
+        if self._upload is not None:
+            self._upload.ended.wait()
+            if self._upload.failure is not None:
+                raise self._upload.failure
+
+
+def _keep(local: ray_train.Checkpoint, name: str, upload: _Upload) -> ray_train.Checkpoint:
+    """Copy a checkpoint to the run's storage, and remove it here."""
+    try:
+        kept: ray_train.Checkpoint = ray_train.get_context().get_storage().persist_current_checkpoint(local, name)
+    except OSError as error:
+        upload.failure = not_kept(error)
+        raise upload.failure from error
+    finally:
+        shutil.rmtree(Path(local.path).parent, ignore_errors=True)
+        upload.ended.set()
+    return kept
+
+
+def not_kept(error: Exception) -> CheckpointError:
+    """What is told of a storage that takes no checkpoint."""
+    return CheckpointError(
+        f"the run's storage must take its checkpoints, got: {last_line(error)}; free space or mend it, and run the "
+        f"same command again to go on from the last checkpoint"
+    )
+
+
+def last_line(error: Exception) -> str:
+    """The last line that an error tells, else what kind it is."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

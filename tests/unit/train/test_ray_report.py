@@ -1,0 +1,131 @@
+"""Checkpoints are uploaded beside training, one at a time; what Ray Train does is played by a session of one thread."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray import train as ray_train
+from ray.train import CheckpointUploadMode
+
+from dvt.train.errors import CheckpointError
+from dvt.train.loop import BEST_METRIC
+from dvt.train.ray_report import RayReporter
+
+PATIENCE_S = 10
+
+
+class Session:
+    """Uploads in a thread of its own, once `storage_is_free`, and lists what was reported when it is there."""
+
+    def __init__(self, storage: Path) -> None:
+        self.storage, self.listed, self.modes = storage, list[tuple[int, str | None]](), list[CheckpointUploadMode]()
+        self.storage_is_free, self.failure = threading.Event(), ""
+        self.thread, self.handed = ThreadPoolExecutor(1), list[Future[None]]()
+
+    def get_storage(self) -> "Session":
+        return self
+
+    def persist_current_checkpoint(self, checkpoint: ray_train.Checkpoint, name: str) -> ray_train.Checkpoint:
+        assert self.storage_is_free.wait(PATIENCE_S)
+        if self.failure:
+            raise OSError(self.failure)
+        Path(self.storage, name).write_text(Path(checkpoint.path, "weights").read_text())
+        return ray_train.Checkpoint(str(self.storage / name))
+
+    def report(
+        self,
+        metrics: dict[str, Any],
+        checkpoint: ray_train.Checkpoint | None = None,
+        checkpoint_upload_mode: CheckpointUploadMode = CheckpointUploadMode.SYNC,
+        checkpoint_upload_fn: Callable[[ray_train.Checkpoint, str], ray_train.Checkpoint] | None = None,
+    ) -> None:
+        def work() -> None:
+            name = None
+            if checkpoint is not None:
+                assert checkpoint_upload_fn is not None
+                name = Path(checkpoint_upload_fn(checkpoint, f"checkpoint_{metrics['step']}").path).name
+            self.listed.append((metrics["step"], name))
+
+        self.modes.append(checkpoint_upload_mode)
+        self.last_metrics = metrics
+        self.handed.append(self.thread.submit(work))
+        if checkpoint_upload_mode == CheckpointUploadMode.SYNC:
+            self.handed[-1].result(PATIENCE_S)
+
+
+@pytest.fixture
+def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
+    (tmp_path / "storage").mkdir()
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    session = Session(tmp_path / "storage")
+    monkeypatch.setattr(ray_train, "report", session.report)
+    monkeypatch.setattr(ray_train, "get_context", lambda: session)
+    yield session
+    session.storage_is_free.set()
+    session.thread.shutdown()
+
+
+def checkpoint(folder: Path, step: int) -> Path:
+    place = folder / "checkpoint"
+    place.mkdir()
+    (place / "weights").write_text(str(step))
+    return place
+
+
+def test_training_goes_on_while_a_checkpoint_is_uploaded(session: Session, tmp_path: Path) -> None:
+    reporter = RayReporter()
+    reporter.report({BEST_METRIC: 0.5}, 1, checkpoint(tmp_path, 1))
+    assert not (tmp_path / "checkpoint").exists()  # the loop may remove its folder and write the next one
+    reporter.report({"train/loss": 1.0}, 2, None)  # neither waits
+    assert session.listed == []
+    assert session.modes == [CheckpointUploadMode.ASYNC] * 2
+    session.storage_is_free.set()
+    reporter.join()
+    session.handed[-1].result(PATIENCE_S)
+    assert session.listed == [(1, "checkpoint_1"), (2, None)]
+    assert (session.storage / "checkpoint_1").read_text() == "1"
+    assert list((tmp_path / "temporary").iterdir()) == []
+    reporter.report({"train/loss": 1.0}, 3, None)  # nothing is on its way
+    assert session.modes[-1] == CheckpointUploadMode.SYNC
+
+
+def test_the_next_checkpoint_waits_for_the_one_before(session: Session, tmp_path: Path) -> None:
+    reporter = RayReporter()
+    reporter.report({}, 1, checkpoint(tmp_path, 1))
+    assert session.last_metrics == {BEST_METRIC: -1.0, "step": 1}
+    second = threading.Thread(target=reporter.report, args=({BEST_METRIC: 0.5}, 2, checkpoint(tmp_path, 2)))
+    second.start()
+    second.join(0.2)
+    assert second.is_alive()
+    assert len(session.handed) == 1
+    session.storage_is_free.set()
+    second.join(PATIENCE_S)
+    reporter.join()
+    session.handed[-1].result(PATIENCE_S)
+    assert session.listed == [(1, "checkpoint_1"), (2, "checkpoint_2")]
+    assert session.last_metrics == {BEST_METRIC: 0.5, "step": 2}
+
+
+def test_what_the_storage_refuses_is_told_before_the_next_and_at_the_end(session: Session, tmp_path: Path) -> None:
+    session.failure = "first line\nno space left"
+    session.storage_is_free.set()
+    reporter = RayReporter()
+    reporter.report({}, 1, checkpoint(tmp_path, 1))
+    rule = (
+        "the run's storage must take its checkpoints, got: no space left; free space or mend it, and run the same "
+        "command again to go on from the last checkpoint"
+    )
+    for act in (lambda: reporter.report({}, 2, checkpoint(tmp_path, 2)), reporter.join):
+        with pytest.raises(CheckpointError) as told:
+            act()
+        assert str(told.value) == rule
+    assert session.listed == []
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_without_a_checkpoint_there_is_nothing_to_wait_for(session: Session) -> None:
+    RayReporter().join()
