@@ -36,9 +36,12 @@ from dvt.data.decoding import decode
 from dvt.data.encoded import EncodedImages
 from dvt.data.folder import FolderFiles
 from dvt.data.image_set import FileImages
+from dvt.data.order import choose_order
+from tests.benchmarks import shard_sides
 
 HEIGHT, WIDTH, QUALITY = 375, 500, 90
 SIZE, BATCH = 224, 128
+WINDOW = 1024  # images that are mixed at a time, of shards in a bucket
 POLICY = "rand-m9-mstd0.5-inc1"
 NUM_FIELDS = 24  # random fields that images are put together from
 BARS = {("ours", "timm"): 2.1, ("ours", "bare decoding"): 0.75, ("ours, RandAugment", "timm, RandAugment"): 1.7}
@@ -79,11 +82,13 @@ def _moved(field: NDArray[np.float64], generator: np.random.Generator) -> NDArra
 
 
 def ours(images: EncodedImages, policy: str | None) -> Iterator[object]:
-    """Our batches, of any encoded images."""
+    """Our batches, of any encoded images; in window order where these lie in blocks."""
     augment = AugmentConfig(rand_augment=policy)
-    config, cascade = DataConfig(root="unused", augment=augment), CascadeConfig(image_size=SIZE)
+    config = DataConfig(root="unused", augment=augment, shuffle_window=WINDOW)
+    cascade = CascadeConfig(image_size=SIZE)
     train = FileImages(images, np.arange(len(images)), config, cascade, is_training=True)
-    data = DataSets(train, train, train, images.class_names, (0.0,), (1.0,))
+    order = choose_order(config, images.blocks)
+    data = DataSets(train, train, train, images.class_names, (0.0,), (1.0,), train_order=order)
     return train_batches(data, epoch=0, seen_images=0, rank=0, world_size=1, batch_size=BATCH, seed=0, num_workers=1)
 
 
@@ -197,12 +202,24 @@ def _opencv(files: list[bytes], pixels: list[NDArray[np.uint8]], part: object) -
     }
 
 
+def tell(rates: dict[str, list[tuple[float, float]]], bars: dict[tuple[str, str], float]) -> None:
+    """Print a line for each side and each bar."""
+    for side, of_side in rates.items():
+        processor, wall = (statistics.median(each) for each in zip(*of_side, strict=True))
+        print(f"  {side}: {processor:.0f} images a second of processor time, {wall:.0f} by the clock")
+    for (one, other), bar in bars.items():
+        ratios = [first[0] / second[0] for first, second in zip(rates[one], rates[other], strict=True)]
+        spread = f"from {min(ratios):.2f} to {max(ratios):.2f}"
+        print(f"{one} / {other}: {statistics.median(ratios):.2f}, {spread} (bar {bar:.2f})")
+
+
 def main() -> None:
     """Make the images, measure, and print a line for each side and each bar."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--stages", action="store_true", help="also what installs here, a stage at a time")
+    parser.add_argument("--shards", action="store_true", help="tar shards on S3 and on a disk instead")
     asked = parser.parse_args()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
@@ -218,14 +235,11 @@ def main() -> None:
             "ours, RandAugment": partial(ours, images, POLICY),
             "timm, RandAugment": partial(timms, Path(name), POLICY, True),
         }
-        rates = measure(sides, count, asked.rounds)
-        for side, of_side in rates.items():
-            processor, wall = (statistics.median(each) for each in zip(*of_side, strict=True))
-            print(f"  {side}: {processor:.0f} images a second of processor time, {wall:.0f} by the clock")
-        for (one, other), bar in BARS.items():
-            ratios = [first[0] / second[0] for first, second in zip(rates[one], rates[other], strict=True)]
-            spread = f"from {min(ratios):.2f} to {max(ratios):.2f}"
-            print(f"{one} / {other}: {statistics.median(ratios):.2f}, {spread} (bar {bar:.2f})")
+        if asked.shards:
+            with shard_sides.shard_sides(Path(name), images, partial(ours, policy=None)) as sides:
+                tell(measure(sides, count, asked.rounds), shard_sides.BARS)
+            return
+        tell(measure(sides, count, asked.rounds), BARS)
         if asked.stages:
             stages(images, asked.rounds)
 
