@@ -12,6 +12,7 @@ import pytest
 from mlflow import MlflowClient
 
 from dvt.tracking import MlflowSinkFactory, RunRecord, check_tracking, open_run
+from dvt.train.ray_metrics import ExportedSinkFactory
 from dvt.train.sink import MetricSink, MetricSinkFactory
 from tests.unit.tracking.tiny import tiny_recipe
 
@@ -56,6 +57,12 @@ class MemorySubject(Subject):
         return [(step, value) for kept, step, value in KEPT if kept == name]
 
 
+class ExportedSubject(MemorySubject):
+    """Exports to Prometheus beside another sink; Ray need not run."""
+
+    factory = ExportedSinkFactory(MemorySink, "contract")
+
+
 class MlflowSubject(Subject):
     def __init__(self, folder: Path) -> None:
         uri = f"sqlite:///{folder}/mlflow.db"
@@ -68,7 +75,11 @@ class MlflowSubject(Subject):
         return [(metric.step, metric.value) for metric in client.get_metric_history(self.record.run_id, name)]
 
 
-SINKS: dict[str, type[MemorySubject] | type[MlflowSubject]] = {"memory": MemorySubject, "mlflow": MlflowSubject}
+SINKS: dict[str, type[MemorySubject] | type[MlflowSubject]] = {
+    "memory": MemorySubject,
+    "exported": ExportedSubject,
+    "mlflow": MlflowSubject,
+}
 
 
 @pytest.fixture(scope="module")

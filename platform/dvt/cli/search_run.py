@@ -1,10 +1,9 @@
 """`dvt search run SPACE`: train candidates over the cluster, find the front of all, register the best."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ray.train import Checkpoint
 from rich.console import Console
@@ -27,11 +26,13 @@ from dvt.models import macs_per_exit
 from dvt.search import Space, load_space
 from dvt.search.finetune import choose_finalists, finetuned_space, measuring_space, shared_recipe
 from dvt.search.inherited import INHERITED
+from dvt.search.ray_metrics import SearchGauges
 from dvt.search.ray_supernet import measure_inherited, train_shared
-from dvt.search.ray_tune import search_on_cluster
+from dvt.search.ray_tune import SearchObserver, search_on_cluster
 from dvt.search.record import open_search_folder, open_study, read_result, read_shared
 from dvt.search.results import SearchResult, TrialResult
 from dvt.search.study import Candidate
+from dvt.search.supernet import SHARED
 from dvt.search.trial import checkpoint_name, trial_folder
 from dvt.tracking import (
     MlflowSinkFactory,
@@ -43,6 +44,7 @@ from dvt.tracking import (
 )
 from dvt.tracking.search_files import chosen_trials
 from dvt.train.errors import TrainingError
+from dvt.train.ray_metrics import ExportedSinkFactory
 from dvt.train.ray_train import (
     DataSummary,
     kept_checkpoint,
@@ -101,9 +103,13 @@ def _search(space: Space, folder: RunFolder, record: SearchRecord, console: Cons
 def _run_trials(
     space: Space, folder: RunFolder, record: SearchRecord, console: Console, shared: Checkpoint | None = None
 ) -> None:
-    with SearchProgress.shown(console, folder.name, space) as progress:
+    known = read_result(space, folder).trials
+    with (
+        SearchProgress.shown(console, folder.name, space) as progress,
+        SearchGauges.exported(folder.name, known) as gauges,
+    ):
         study = open_study(space, folder, on_refused=progress.refused)
-        search_on_cluster(space, folder, study, _Both(record, progress), shared)
+        search_on_cluster(space, folder, study, _All((record, progress, gauges)), shared)
 
 
 def _share(
@@ -111,7 +117,8 @@ def _share(
 ) -> tuple[Checkpoint, list[CascadeConfig]]:
     """Train shared weights and measure cascades with them; returns the weights, and the cascades to train on."""
     epochs = shared_recipe(space).optimizer.total_epochs
-    title, make_lasting = f"{folder.name}: shared weights", MlflowSinkFactory.of(record.parent)
+    title = f"{folder.name}: shared weights"
+    make_lasting = ExportedSinkFactory(MlflowSinkFactory.of(record.parent), f"{folder.name}-{SHARED}")
     with all_handed_on(record.parent), shown(console, title, epochs, make_lasting) as make_sink:
         shared = train_shared(space, folder, make_sink)
     measuring = measuring_space(space)
@@ -123,23 +130,22 @@ def _share(
 
 
 @dataclass(frozen=True)
-class _Both:
-    """Tells the lasting record first, then the person who reads along."""
+class _All:
+    """Tells the lasting record first, then those who read along."""
 
-    record: SearchRecord
-    progress: SearchProgress
+    observers: tuple[SearchObserver, ...]
 
     def started(self, candidate: Candidate) -> None:
-        self.record.started(candidate)
-        self.progress.started(candidate)
+        for observer in self.observers:
+            observer.started(candidate)
 
-    def measured(self, candidate: Candidate, metrics: Any) -> None:
-        self.record.measured(candidate, metrics)
-        self.progress.measured(candidate, metrics)
+    def measured(self, candidate: Candidate, metrics: Mapping[str, float]) -> None:
+        for observer in self.observers:
+            observer.measured(candidate, metrics)
 
     def ended(self, candidate: Candidate, state: str, why: str) -> None:
-        self.record.ended(candidate, state, why)
-        self.progress.ended(candidate, state, why)
+        for observer in self.observers:
+            observer.ended(candidate, state, why)
 
 
 @dataclass(frozen=True)
