@@ -42,7 +42,7 @@ class HeldGauges:
         with self._lock:
             self._values[name, tuple(sorted(tags.items()))] = value
             if name not in self._gauges:
-                self._gauges[name] = Gauge(name, f"{name}, as docs/monitoring.md tells.", tuple(sorted(tags)))
+                self._gauges[name] = Gauge(name, "Told in infra/monitoring/README.md.", tuple(sorted(tags)))
             self._gauges[name].set(value, dict(tags))
 
     def close(self) -> None:
