@@ -80,12 +80,15 @@ def ray_environment(folder: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def running_cluster(num_cpus: int, env: Mapping[str, str] | None = None) -> Iterator[RayCluster]:
+def running_cluster(
+    num_cpus: int, env: Mapping[str, str] | None = None, has_dashboard: bool = True
+) -> Iterator[RayCluster]:
     """The cluster, while the context lasts; all its processes end with it.
 
     Args:
         num_cpus: Of the node.
         env: What the node's processes and the commands find in their environment, beside what is there.
+        has_dashboard: Whether jobs can be submitted.
     """
     folder = Path(tempfile.mkdtemp(prefix="dvt-ray-"))  # pytest's own is too long for Unix sockets
     log = folder / "start.log"
@@ -100,6 +103,7 @@ def running_cluster(num_cpus: int, env: Mapping[str, str] | None = None) -> Iter
             *ray, "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}",
             f"--dashboard-port={jobs_port}", f"--num-cpus={num_cpus}", f"--temp-dir={folder / 'ray'}",
             f"--dashboard-agent-listen-port={free_port()}",  # of another Ray on this machine it has Ray's own
+            f"--include-dashboard={has_dashboard}",
         ]  # fmt: skip
         with log.open("w") as output:
             head = subprocess.Popen(
@@ -112,7 +116,7 @@ def running_cluster(num_cpus: int, env: Mapping[str, str] | None = None) -> Iter
             f"http://127.0.0.1:{jobs_port}",
             full_env | {"RAY_ADDRESS": f"127.0.0.1:{port}"},
         )
-        _wait_for(head, log, [port, jobs_port])
+        _wait_for(head, log, [port, jobs_port] if has_dashboard else [port])
         yield cluster
     finally:
         if head is not None:

@@ -42,7 +42,7 @@ def test_nodes_know_each_other_by_their_certificates(tmp_path: Path) -> None:
     make(tmp_path / "ours", f"head={address}", f"worker={address}")
     make(tmp_path / "theirs", f"worker={address}")
     with (
-        running_cluster(1, settings(tmp_path / "ours" / "head")) as cluster,
+        running_cluster(1, settings(tmp_path / "ours" / "head"), has_dashboard=False) as cluster,
         joining_node(replace(cluster, env=cluster.env | settings(tmp_path / "ours" / "worker")), 1),
     ):
         without = {name: value for name, value in cluster.env.items() if "TLS" not in name}
