@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.infra.shell import ROOT
+from tests.integration.cluster import RayCluster
 
 FILE = ROOT / "infra" / "monitoring" / "dashboard.json"
 LIST = "prom_metrics_service_discovery.json"  # Ray's, of all nodes
@@ -48,7 +50,7 @@ def metrics_of(query: str) -> dict[str, set[str]]:
 def read_exported(folder: Path) -> Exported:
     """What all nodes of the Ray below a folder export now, found as Prometheus finds it."""
     exported: Exported = {}
-    (place,) = {path.resolve() for path in folder.rglob(LIST)}
+    place = next(folder.rglob(LIST))
     for entry in json.loads(place.read_text()):
         for address in entry["targets"]:
             with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as reply:
@@ -67,3 +69,11 @@ def unanswered(row: str, exported: Exported) -> list[str]:
         for name, labels in metrics_of(query).items()
         if not (name in exported and labels <= exported[name])
     ]
+
+
+def wait_for_answers(cluster: RayCluster, row: str, timeout_s: float = 60) -> None:
+    """Wait until every query of a row finds what it asks for among what the cluster exports."""
+    end = time.monotonic() + timeout_s
+    while missing := unanswered(row, read_exported(cluster.folder)):
+        assert time.monotonic() < end, f"these find nothing after {timeout_s:g} s: {missing}"
+        time.sleep(0.5)

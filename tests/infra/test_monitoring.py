@@ -5,6 +5,9 @@ test_serve_job.py ask `tests.infra.dashboard` what is missing.
 """
 
 import re
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -93,3 +96,13 @@ def test_metrics_are_told_in_a_page() -> None:
         for query in dashboard.queries(row):
             for name in dashboard.metrics_of(query):
                 assert re.sub(r"_(bucket|sum|count|total)$", "", name) in pages, name
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool; install Debian's package prometheus")
+def test_prometheus_understands_queries(tmp_path: Path) -> None:
+    every = [query for row in ("Training", "Search", "Serving", "Nodes") for query in dashboard.queries(row)]
+    asked = [re.sub(r"\$\w+", "all", query) for query in every]
+    rules = [{"record": f"panel_{number}", "expr": query} for number, query in enumerate(asked)]
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
+    done = subprocess.run(["promtool", "check", "rules", tmp_path / "rules.yaml"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -10,7 +10,8 @@ from tests.integration.s3_server import S3Server, running_s3
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[RayCluster]:
-    with running_cluster(num_cpus=3) as started:
+    # Metrics every second, so that no test waits for them as long as Prometheus would.
+    with running_cluster(num_cpus=3, env={"RAY_metrics_report_interval_ms": "1000"}) as started:
         yield started
 
 

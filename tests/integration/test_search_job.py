@@ -18,6 +18,7 @@ from dvt.config import load_recipe
 from dvt.search.record import read_result, read_search
 from dvt.search.trial import read_epochs, trial_folder
 from dvt.train.checkpoint import load_checkpoint
+from tests.infra.dashboard import wait_for_answers
 from tests.integration.cluster import ROOT, RayCluster, driving, joining_node, running_cluster, submitted
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -224,6 +225,8 @@ def test_more_trials_than_fit_wait_for_one_another(cluster: RayCluster, tmp_path
     """Trials of two workers each on three cores: one at a time, whatever is asked for."""
     words = tiny("--max-parallel", "4", "--search.is-pruned", "false", trials=2, workers=2)
     with driving(words, cwd=tmp_path, env=cluster.env, python=cluster.python, job=JOB) as driver:
+        driver.wait_for(f"epoch 1/{EPOCHS}")
+        wait_for_answers(cluster, "Search")
         assert driver.finish() == 0, driver.text
     assert list(given_out(tmp_path).values()) == [TrialState.COMPLETE] * 2
 

@@ -22,6 +22,7 @@ from dvt.exits import Thresholds
 from dvt.inference import EarlyExit, EarlyExitResult
 from dvt.models import macs_per_exit
 from dvt.tracking import check_tracking, log_and_register_model, open_run
+from tests.infra.dashboard import wait_for_answers
 from tests.integration.cluster import Driver, RayCluster, driving, free_port
 from tests.unit.data.images import write_image
 from tests.unit.tracking.tiny import CASCADE, CLASS_NAMES, MEAN, STD, Tiny, make_tiny, tiny_recipe
@@ -174,6 +175,10 @@ def test_no_request_is_lost_while_replicas_are_killed(cluster: RayCluster, serve
 
 def test_prometheus_is_told_of_exits(cluster: RayCluster, served: Served) -> None:
     """Ray exports metrics every few seconds, from each node's agent."""
+    many = texts(served.images) * 60
+    for _ in range(3):  # as many as exit shares are told of
+        assert served.post({"images": many, "budget_macs": (MACS[0] + MACS[1]) / 2})[0] == 200
+    wait_for_answers(cluster, "Serving")
     found = next(cluster.folder.rglob("prom_metrics_service_discovery.json"))
     targets = json.loads(found.read_text())
     addresses = [address for entry in targets for address in entry["targets"]]

@@ -1,9 +1,13 @@
 """Ray's nodes with TLS between them, by the certificates of infra/tls: who has none does not get in."""
 
+import contextlib
+import re
 import subprocess
+import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from ray.util import get_node_ip_address
 
@@ -37,6 +41,18 @@ def count_nodes(cluster: RayCluster) -> "subprocess.CompletedProcess[str]":
     )
 
 
+def agent_ports(cluster: RayCluster) -> list[int]:
+    """Where the agents of the cluster's nodes listen."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            port = re.search(r"--listen-port=(\d+)", " ".join(process.cmdline()))
+            if port and str(cluster.folder) in str(process.environ()):
+                found.append(int(port[1]))
+    assert found
+    return found
+
+
 def test_nodes_know_each_other_by_their_certificates(tmp_path: Path) -> None:
     address = get_node_ip_address()  # what Ray makes of 127.0.0.1
     make(tmp_path / "ours", f"head={address}", f"worker={address}")
@@ -53,5 +69,9 @@ def test_nodes_know_each_other_by_their_certificates(tmp_path: Path) -> None:
                 joining_node(replace(cluster, env=env), 1),
             ):
                 pass
+        # What probes of infra/kuberay ask, with neither token nor certificate.
+        for port in agent_ports(cluster):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/healthz", timeout=30) as reply:
+                assert reply.read().decode().startswith("raylet: success\ngcs: success")
         told = count_nodes(cluster)
         assert "nodes 2" in told.stdout, told.stderr

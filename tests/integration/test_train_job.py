@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from tests.infra.dashboard import wait_for_answers
 from tests.integration.cluster import ROOT, RayCluster, driving, ray_environment, submitted
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -97,6 +98,7 @@ def test_a_killed_worker_is_replaced(cluster: RayCluster, tmp_path: Path) -> Non
         time.sleep(0.3)  # into the second epoch
         victim = cluster.processes("ray::RayTrainWorker")[0]
         victim.send_signal(signal.SIGKILL)
+        wait_for_answers(cluster, "Training")  # other workers start meanwhile
         assert driver.finish() == 0, driver.text
     record = json.loads((tmp_path / "runs" / "embedded-001" / "run.json").read_text())
     client = client_of(tmp_path)

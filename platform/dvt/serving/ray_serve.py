@@ -35,6 +35,7 @@ from dvt.serving.model import open_model
 from dvt.serving.plan import Replicas, ServingPlan
 from dvt.serving.request import Asked, Chosen, RefusedError, RequestBudgets, read_request
 from dvt.serving.stage_part import ImageGroup, PartResult, StagePart
+from dvt.train.ray_metrics import HeldGauges
 
 logger = logging.getLogger("ray.serve")
 
@@ -219,9 +220,7 @@ class _Record:
         self._latency = metrics.Histogram(
             "dvt_latency_ms", "From request to answer, by the exit taken.", boundaries=_MILLISECONDS, tag_keys=tags
         )
-        self._share = metrics.Gauge("dvt_exit_share", "Share of the last images that left at an exit.", tags)
-        self._expected = metrics.Gauge("dvt_exit_share_expected", "What it was of calibration images.", tags)
-        self._drift = metrics.Gauge("dvt_drift", "1 while exit shares are out of the calibrated range.")
+        self._gauges = HeldGauges(metrics.Gauge)
         self._is_drifting = False
 
     def note(self, answer: Answer, expected: tuple[float, ...], milliseconds: float) -> None:
@@ -231,13 +230,13 @@ class _Record:
         if math.isfinite(answer.confidence):  # one that is no number would spoil the histogram's sum for good
             self._confidence.observe(answer.confidence, tags)
         self._latency.observe(milliseconds, tags)
-        self._drift.set(float(self._is_drifting))  # Ray 2.60 exports a gauge only while it is set again and again
+        self._gauges.hold("dvt_drift", float(self._is_drifting), {})
         check = self._watch.add(expected, answer.exit_index) if expected else None
         if check is None:
             return
         for index, (seen, meant) in enumerate(zip(check.observed, check.expected, strict=True), start=1):
-            self._share.set(seen, {"exit": str(index)})
-            self._expected.set(meant, {"exit": str(index)})
+            self._gauges.hold("dvt_exit_share", seen, {"exit": str(index)})
+            self._gauges.hold("dvt_exit_share_expected", meant, {"exit": str(index)})
         self._is_drifting = check.is_drifting
         if check.is_new:
             logger.warning("drift: %s; calibrate again on images such as those that come now", check)

@@ -7,8 +7,9 @@ Train's controller, and no step waits for it. `infra/monitoring` has a dashboard
 
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ray.util.metrics import Gauge
 
@@ -22,12 +23,17 @@ Key = tuple[str, tuple[tuple[str, str], ...]]
 
 
 class HeldGauges:
-    """Gauges that keep their last values while they are open, from any thread."""
+    """Gauges that keep their last values while they are open, from any thread.
 
-    def __init__(self) -> None:
+    Args:
+        make_gauge: Makes a gauge of a name, a description and tag keys; None makes Ray's, and Ray Serve has its own.
+    """
+
+    def __init__(self, make_gauge: Callable[..., Any] | None = None) -> None:
+        self._make_gauge = make_gauge or Gauge
         self._lock = threading.Lock()
         self._values: dict[Key, float] = {}
-        self._gauges: dict[str, Gauge] = {}
+        self._gauges: dict[str, Any] = {}
         self._closed = threading.Event()
         threading.Thread(target=self._keep, name="dvt-gauges", daemon=True).start()
 
@@ -42,7 +48,7 @@ class HeldGauges:
         with self._lock:
             self._values[name, tuple(sorted(tags.items()))] = value
             if name not in self._gauges:
-                self._gauges[name] = Gauge(name, "Told in infra/monitoring/README.md.", tuple(sorted(tags)))
+                self._gauges[name] = self._make_gauge(name, "Told in infra/monitoring/README.md.", tuple(sorted(tags)))
             self._gauges[name].set(value, dict(tags))
 
     def close(self) -> None:
