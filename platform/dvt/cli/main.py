@@ -13,6 +13,7 @@ COMMANDS = {  # each is a module of `dvt.cli`
     "search": "search architectures over a cluster; tell what a space holds and what was found",
     "doctor": "look at a cluster before a long job",
     "data": "pack images into shards, and check a data set",
+    "plan": "predict what training takes on a cluster: images/s, hours, cost, what limits it",
     "describe": "tell a cascade's parts, parameters, cost and memory",
     "profile": "measure what each stage takes on this device, for budgets in milliseconds",
     "front": "draw what a trained cascade reaches at every budget, and which images leave where",
