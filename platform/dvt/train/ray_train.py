@@ -266,6 +266,4 @@ def _find(error: BaseException | None, kinds: tuple[type[Exception], ...]) -> Ex
 
 
 def _arrow_filesystem(folder: RunFolder) -> pyarrow.fs.FileSystem | None:
-    if folder.is_local:
-        return None
-    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(folder.filesystem))
+    return None if folder.is_local else pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(folder.filesystem))
