@@ -75,8 +75,8 @@ Answers = list[tuple[dict[str, Any] | None, str]]
         (
             [(None, "Traceback\nrequests.exceptions.ConnectionError: no such host\n")],
             (
-                "audit: the vulnerability service cannot be reached (requests.exceptions.ConnectionError: no such host); "
-                "not checked"
+                "audit: the vulnerability service cannot be reached "
+                "(requests.exceptions.ConnectionError: no such host); not checked"
             ),
             0,
         ),
