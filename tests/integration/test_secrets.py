@@ -1,4 +1,4 @@
-"""Secrets planted in the environment and in options stand nowhere in what real commands write; logs tell who wrote them.
+"""Secrets planted in the environment and in options stand nowhere in what real commands write; logs tell their writer.
 
 A cluster whose every process has the secrets in its environment trains by a submitted job, searches and predicts, and
 fails for wrong credentials. Then each byte is looked at that was written: Ray's session with all of its logs, the runs'

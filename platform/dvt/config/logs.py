@@ -26,6 +26,7 @@ OPTION, VARIABLE = "--log-format", "DVT_LOG_FORMAT"
 FIELDS = ("node", "rank", "world_size", "trial", "step", "run_id")  # that a record carries where they are known
 _FOLLOWING = ("trial", "run_id")  # those that are true of the processes that a process starts, too
 _OURS = "dvt"
+_TALKERS = ("alembic", "mlflow", "optuna", "ray")
 
 _known: dict[str, Any] = {"node": socket.gethostname()}
 _chosen: LogFormat = "text"
@@ -141,6 +142,10 @@ def _start(log_format: LogFormat) -> "_ErrorStream":
     logging.setLogRecordFactory(_record)
     handler = _ErrorStream()
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    if log_format == "json":  # each of these writes to the error stream by itself, and hands nothing on
+        for name in _TALKERS:
+            for theirs in logging.getLogger(name).handlers:
+                theirs.setFormatter(handler.formatter)
     return handler
 
 

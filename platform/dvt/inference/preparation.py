@@ -32,7 +32,7 @@ UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.err
 # Of an image file in a request, and of a long thin image after its shorter side was resized; more would fill memory.
 MOST_PIXELS = 2**26
 # Those that images come in. Pillow knows many more, of which EPS runs a program of its own, Ghostscript.
-FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
 Transform = Callable[[Image.Image], Tensor]
 

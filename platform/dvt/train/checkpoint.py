@@ -137,9 +137,10 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 def _checksums(content: dict[str, Any], path: Path) -> dict[str, str]:
     """SHA-256 by name of the files beside; a name that led elsewhere would have any file of the machine read."""
     found = content.get("sha256")
-    if not isinstance(found, dict) or any(not isinstance(name, str) or Path(name).name != name for name in found):
+    names = found if isinstance(found, dict) else [None]
+    if any(not isinstance(name, str) or Path(name).name != name or name in ("", "..") for name in names):
         raise CheckpointError(f"{path} must name the files beside it, got other names; use another checkpoint")
-    return found
+    return dict(found or {})
 
 
 def restore(state: ModelState, checkpoint: Checkpoint, recipe: Recipe) -> None:

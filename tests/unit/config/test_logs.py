@@ -21,6 +21,7 @@ SECRET = "planted-hush-1"
 def logging_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     root, ours = logging.getLogger(), logging.getLogger("dvt")
     kept = [(each, list(each.handlers), each.level, each.propagate) for each in (root, ours)]
+    formats = [(each, each.formatter) for name in logs._TALKERS for each in logging.getLogger(name).handlers]
     factory = logging.getLogRecordFactory()
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.setattr(logs, "_known", {"node": "n1"})
@@ -28,6 +29,8 @@ def logging_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", SECRET)
     yield
     logging.setLogRecordFactory(factory)
+    for handler, formatter in formats:
+        handler.setFormatter(formatter)
     for logger, handlers, level, propagate in kept:
         logger.handlers, logger.level, logger.propagate = handlers, level, propagate
         logger.manager._clear_cache()  # type: ignore[attr-defined]
@@ -75,13 +78,27 @@ def test_a_record_in_text_can_be_read(capsys: pytest.CaptureFixture[str]) -> Non
 def test_other_libraries_warnings_are_told_too_and_each_once(capsys: pytest.CaptureFixture[str]) -> None:
     for start in (logs.start_worker_json, logs.start_worker_json, lambda: logs.start_driver("json")):
         start()
-        logging.getLogger("mlflow.tracking").warning("slow")
+        logging.getLogger("other.library").warning("slow")
         logging.getLogger("dvt.x").warning("ours")
         assert [(each["logger"], each["message"]) for each in told(capsys)] == [
-            ("mlflow.tracking", "slow"),
+            ("other.library", "slow"),
             ("dvt.x", "ours"),
         ]
         logging.getLogger("dvt").propagate = True
+
+
+def test_libraries_that_write_by_themselves_write_json_too(capsys: pytest.CaptureFixture[str]) -> None:
+    stream = io.StringIO()
+    talker = logging.getLogger("optuna")
+    handler, before = logging.StreamHandler(stream), (talker.propagate, list(talker.handlers))
+    talker.propagate, talker.handlers = False, [handler]
+    try:
+        logs.start_driver("json")
+        talker.warning("told by its own handler")
+    finally:
+        talker.propagate, talker.handlers = before
+    assert json.loads(stream.getvalue())["message"] == "told by its own handler"
+    assert lines(capsys) == []
 
 
 def test_ray_train_may_take_the_roots_handlers_away(capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,7 +120,7 @@ def test_no_secret_passes_whichever_handler_writes(capsys: pytest.CaptureFixture
     logs.start_driver("json")
     stream = io.StringIO()
     others = logging.StreamHandler(stream)  # such as Ray's own
-    logger = logging.getLogger("ray.something")
+    logger = logging.getLogger("other.library")
     logger.addHandler(others)
     try:
         logger.warning("refused %s at %s", SECRET, "postgresql://ann:pa55w0rd@db/x")
