@@ -2,13 +2,14 @@
 
 PYTHON ?= python3
 ARGS ?=
+SBOM ?= sbom.json
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install train test test-fast lint types directions format clean
+.PHONY: help install train test test-fast lint types directions audit sbom format clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [ARGS='...'] [PYTHON=python3.12]"
@@ -45,6 +46,15 @@ types: $(STAMP) ## check types
 
 directions: $(STAMP) ## check who imports whom
 	@$(BIN)/lint-imports
+
+audit: $(STAMP) ## look for known vulnerabilities of the pinned packages
+	@$(BIN)/python .ci/audit.py
+
+# Written from what is installed, without the network; --no-validate as a test checks it, a part at a time.
+sbom: $(STAMP) ## write sbom.json, all that is installed as CycloneDX (SBOM=FILE)
+	@$(BIN)/cyclonedx-py environment --of JSON --sv 1.6 --output-reproducible --no-validate \
+	  --pyproject pyproject.toml -o $(SBOM) $(BIN)/python 2>/dev/null
+	@echo "sbom: $(SBOM) lists $$(grep -c '"bom-ref"' $(SBOM)) components"
 
 format: $(STAMP) ## rewrite the code in the project's format
 	@$(BIN)/ruff check --fix --exit-zero .

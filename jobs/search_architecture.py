@@ -12,4 +12,4 @@ from dvt.cli.search_run import run  # noqa: E402
 
 if __name__ == "__main__":
     space = ROOT / "search_spaces" / "imagenet_t2t_vit_12.yaml"
-    sys.exit(exit_code_of(lambda: run(sys.argv[1:], prog="search_architecture.py", default_space=space)))
+    sys.exit(exit_code_of(lambda words: run(words, prog="search_architecture.py", default_space=space), sys.argv[1:]))

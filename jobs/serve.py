@@ -11,4 +11,4 @@ from dvt.cli.failure import exit_code_of  # noqa: E402
 from dvt.cli.serve_job import main  # noqa: E402
 
 if __name__ == "__main__":
-    sys.exit(exit_code_of(lambda: main(sys.argv[1:])))
+    sys.exit(exit_code_of(main, sys.argv[1:]))

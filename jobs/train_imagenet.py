@@ -12,4 +12,4 @@ from dvt.cli.train import main  # noqa: E402
 
 if __name__ == "__main__":
     recipe = ROOT / "jobs" / "recipes" / "imagenet_t2t_vit_12.yaml"
-    sys.exit(exit_code_of(lambda: main(sys.argv[1:], default_recipe=recipe)))
+    sys.exit(exit_code_of(lambda words: main(words, default_recipe=recipe), sys.argv[1:]))

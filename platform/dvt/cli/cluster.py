@@ -13,6 +13,7 @@ from ray.exceptions import AuthenticationError
 
 import dvt
 from dvt.config import ClusterConfig, ConfigError, Problem
+from dvt.config.logs import chosen_format, worker_hook
 
 _ACCELERATOR = "accelerator_type:"  # how Ray 2.60 names a node's kind of GPU among its resources
 
@@ -41,7 +42,10 @@ def connected(config: ClusterConfig, has_dashboard: bool = False) -> Iterator[No
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     # Workers' own output stays in Ray's log folder: what a person needs is printed here.
     settings: dict[str, Any] = {
-        "runtime_env": {"py_modules": [str(Path(dvt.__file__).parent)]},
+        "runtime_env": {
+            "py_modules": [str(Path(dvt.__file__).parent)],
+            "worker_process_setup_hook": worker_hook(chosen_format()),
+        },
         "log_to_driver": False,
         "logging_level": logging.WARNING,
     }

@@ -4,10 +4,12 @@
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from dvt.cli.cluster import ClusterError
-from dvt.config import ConfigError
+from dvt.config import ConfigError, Problem
+from dvt.config.logs import start_driver, take_format
+from dvt.config.secrets import has_credentials, redacted
 from dvt.data import DataError
 from dvt.models import WeightsError
 from dvt.serving.errors import BatchPredictionError, ServingError
@@ -16,12 +18,22 @@ from dvt.tracking import TrackingError
 from dvt.train.errors import CheckpointError, TrainingError
 
 TYPED_WRONG, FAILED, INTERRUPTED = 2, 1, 130
+_VARIABLES = {"tracking_uri": "MLFLOW_TRACKING_URI", "study_uri": "DVT_STUDY_URI"}  # where credentials may stand
+_ELSEWHERE = "the environment, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 
 
-def exit_code_of(command: Callable[[], int]) -> int:
-    """Run a command and tell in a sentence what ended it."""
+def exit_code_of(command: Callable[[list[str]], int], words: Sequence[str]) -> int:
+    """Run a command and tell in a sentence what ended it.
+
+    Args:
+        command: Told what was typed but `--log-format`, which is the same for all; returns the exit code.
+        words: What was typed.
+    """
     try:
-        return command()
+        _refuse_credentials(words)
+        left = list(words)
+        start_driver(take_format(left))
+        return command(left)
     except ConfigError as error:
         for problem in error.problems:
             _tell(str(problem))
@@ -51,5 +63,18 @@ def exit_code_of(command: Callable[[], int]) -> int:
         return INTERRUPTED
 
 
+def _refuse_credentials(words: Sequence[str]) -> None:
+    """Refuse addresses with passwords on the command line: everyone on the machine sees it, and Ray lists it."""
+    told: list[Problem] = []
+    for before, word in zip(("", *words), words, strict=False):
+        name, equals, value = word.partition("=") if word.startswith("--") else (before, "=", word)
+        if equals and has_credentials(value):
+            variable = next((each for key, each in _VARIABLES.items() if key in name.replace("-", "_")), _ELSEWHERE)
+            rule = f"must carry no credentials on a command line, which others can see; give them by {variable}"
+            told.append(Problem(name if name.startswith("-") else "an address", rule))
+    if told:
+        raise ConfigError(told)
+
+
 def _tell(sentence: str) -> None:
-    print(f"dvt: {sentence}", file=sys.stderr)
+    print(f"dvt: {redacted(sentence)}", file=sys.stderr)

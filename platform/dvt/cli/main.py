@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="dvt",
         description="Dynamic Vision Transformers: classifiers that spend only the compute an image needs.",
-        epilog=f"commands:\n{listed}\n\n`dvt COMMAND --help` tells more.",
+        epilog=f"commands:\n{listed}\n\n`dvt COMMAND --help` tells more. "
+        "With --log-format json each of them logs a JSON object a line to the error stream.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="dvt [-h] [--version] COMMAND ...",
     )
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below")
     parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     asked = parser.parse_args(argv)
-    return exit_code_of(lambda: _run(asked.command, asked.words))
+    return exit_code_of(lambda words: _run(asked.command, words), asked.words)
 
 
 def _run(command: str, words: list[str]) -> int:

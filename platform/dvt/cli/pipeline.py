@@ -3,6 +3,7 @@
 Every step finds what an earlier, interrupted try of the same command did, and goes on from there.
 """
 
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from dvt.cli.cluster_examples import examples_on_cluster
 from dvt.cli.measured import measured_report
 from dvt.cli.progress import shown
 from dvt.config import ExitsConfig, Recipe, StageConfig
+from dvt.config.logs import bound
 from dvt.exits import FrontReport, StaticReference
 from dvt.exits.bootstrap import FrontBands, bootstrap_report
 from dvt.models import macs_per_exit
@@ -53,6 +55,8 @@ from dvt.train.ray_train import (
 from dvt.train.storage import RUN, RunFolder, open_run_folder
 
 FRONT, STATIC = "front", "static"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,8 @@ def _recorded(
     resume = RunRecord.from_json(folder.read(RUN)) if folder.has(RUN) else None
     record = open_run(recipe, tracking_uri=tracking_uri, run_name=folder.name, resume=resume, parent=parent)
     folder.write(RUN, record.to_json())
-    with closed_as_it_ends(record):
+    with closed_as_it_ends(record), bound(run_id=record.run_id):
+        logger.info("run %s is kept in %s", folder.name, folder.address)
         yield record
 
 

@@ -1,6 +1,7 @@
 """A search in MLflow: one parent run, and a child run a trial with its hypervolume by epoch and its front."""
 
 import json
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dvt.config import to_dict
+from dvt.config.logs import bound
 from dvt.search.space import Space
 from dvt.search.study import Candidate
 from dvt.search.trial import read_epochs, trial_folder
@@ -24,6 +26,8 @@ from dvt.tracking import (
 )
 from dvt.tracking.runs import RunStatus
 from dvt.train.storage import RUN, RunFolder
+
+logger = logging.getLogger(__name__)
 
 _STATUS: dict[str, RunStatus] = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
 
@@ -54,7 +58,7 @@ class SearchRecord:
         parent = open_run(space.base, tracking_uri=tracking_uri, run_name=folder.name, resume=resume, tags=tags)
         folder.write(RUN, parent.to_json())
         record = cls(space, folder, parent)
-        with closed_as_it_ends(parent):
+        with closed_as_it_ends(parent), bound(run_id=parent.run_id):
             try:
                 yield record
             finally:
@@ -79,6 +83,8 @@ class SearchRecord:
         )
         place.write(RUN, record.to_json())
         self._sinks[candidate.number] = MlflowSinkFactory.of(record)()
+        with bound(trial=candidate.number, run_id=record.run_id):
+            logger.info("the trial begins or goes on")
 
     def measured(self, candidate: Candidate, metrics: Mapping[str, float]) -> None:
         """Keep an epoch's metrics."""
@@ -100,6 +106,8 @@ class SearchRecord:
             told = {"search/hypervolume": epochs[-1].hypervolume}
             log_metrics(self.parent, told, step=candidate.number)
         finish_run(record, _STATUS[state])
+        with bound(trial=candidate.number, run_id=record.run_id):
+            logger.info("the trial %s", f"has failed: {why}" if state == "failed" else f"is {state}")
 
     def _leave(self) -> None:
         """Close the runs of trials that an interruption cut off."""

@@ -18,7 +18,7 @@ from dvt.cli.search_progress import InheritedProgress, SearchProgress, print_sea
 from dvt.cli.search_record import SearchRecord
 from dvt.cli.search_report import keep_report
 from dvt.cli.summary import print_places, print_report
-from dvt.cli.train import at_home
+from dvt.cli.train import at_home, without_password
 from dvt.config import CascadeConfig
 from dvt.exits import ExitScores, FrontReport, checked_budgets
 from dvt.exits.bootstrap import bootstrap_report
@@ -66,6 +66,9 @@ def run(words: Sequence[str], prog: str = "dvt search run", default_space: Path 
     space = _asked_space(words, prog, default_space)
     uri = resolve_tracking_uri(space.base.run.tracking_uri, space.base.run.storage_path)
     check_tracking(uri)
+    space = replace(
+        space, base=without_password(space.base), first_points=tuple(map(without_password, space.first_points))
+    )
     console = Console()
     with connected(space.base.cluster, has_dashboard=space.base.cluster.num_workers > 1):
         data = summarize_data(space.base)
@@ -109,7 +112,8 @@ def _run_trials(
         SearchGauges.exported(folder.name, known) as gauges,
     ):
         study = open_study(space, folder, on_refused=progress.refused)
-        search_on_cluster(space, folder, study, _All((record, progress, gauges)), shared)
+        sent = replace(space, search=replace(space.search, study_uri=None))  # its password is the driver's alone
+        search_on_cluster(sent, folder, study, _All((record, progress, gauges)), shared)
 
 
 def _share(

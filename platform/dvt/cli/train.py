@@ -13,6 +13,7 @@ from dvt.cli.cluster import connected
 from dvt.cli.pipeline import run_recipe
 from dvt.cli.summary import print_places, print_report
 from dvt.config import DataConfig, Recipe, load_recipe, recipe_to_yaml
+from dvt.config.secrets import without_credentials
 from dvt.exits import checked_budgets
 from dvt.models import macs_per_exit
 from dvt.tracking import check_tracking, resolve_tracking_uri
@@ -34,6 +35,7 @@ def main(words: Sequence[str], default_recipe: Path | None = None) -> int:
     budgets = checked_budgets(macs_per_exit(recipe.cascade), recipe.exits.budgets_macs)
     uri = resolve_tracking_uri(recipe.run.tracking_uri, recipe.run.storage_path)
     check_tracking(uri)
+    recipe = without_password(recipe)
     console = Console()
     with connected(recipe.cluster):
         outcome = run_recipe(recipe, uri, budgets, console)
@@ -76,6 +78,12 @@ def at_home(recipe: Recipe) -> Recipe:
     if train.init_from is not None and not train.init_from.startswith(TIMM_PREFIX):
         train = replace(train, init_from=absolute(train.init_from, home))
     return replace(recipe, run=run, data=data, train=train)
+
+
+def without_password(recipe: Recipe) -> Recipe:
+    """The recipe with MLflow's address as it may be shown, for workers and files."""
+    uri = recipe.run.tracking_uri
+    return recipe if uri is None else replace(recipe, run=replace(recipe.run, tracking_uri=without_credentials(uri)))
 
 
 def home_folder() -> Path:

@@ -18,6 +18,7 @@ from dvt.config import yaml_text
 from dvt.config.cascade import CascadeConfig
 from dvt.config.problems import ConfigError, Problem
 from dvt.config.recipe import Recipe
+from dvt.config.secrets import without_credentials_in
 from dvt.config.yaml_text import spell
 
 T = typing.TypeVar("T")
@@ -62,8 +63,11 @@ def recipe_from_dict(tree: Mapping[str, Any]) -> Recipe:
 
 
 def recipe_to_yaml(recipe: Recipe) -> str:
-    """The whole recipe as YAML, defaults included; `load_recipe` reads it back to an equal one."""
-    return yaml_text.dump(to_dict(recipe))
+    """The whole recipe as YAML, defaults included, addresses without their credentials.
+
+    `load_recipe` reads it back to an equal one, but for those.
+    """
+    return yaml_text.dump(without_credentials_in(to_dict(recipe)))
 
 
 def cascade_to_yaml(config: CascadeConfig) -> str:

@@ -15,7 +15,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from dvt.inference.preparation import UNREADABLE, read_image
+from dvt.inference.preparation import FORMATS, UNREADABLE, read_image
 
 Pixels = NDArray[np.uint8]
 
@@ -67,7 +67,7 @@ def decode_as_evaluated(content: bytes, in_chans: int, max_pixels: int) -> Image
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(BytesIO(content)) as file:  # reads the header alone
+            with Image.open(BytesIO(content), formats=FORMATS) as file:  # reads the header alone
                 _check_size(file.height, file.width, max_pixels)
         return read_image(BytesIO(content), in_chans)
     except (Image.DecompressionBombWarning, *UNREADABLE) as error:

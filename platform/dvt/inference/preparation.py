@@ -24,21 +24,28 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor
 
 from dvt.config import ConfigError, Problem
+from dvt.config.data import MOST_PIXELS as LARGEST_FILE
 
 # What Pillow 11 and 12 raise for files that are truncated, damaged or no images; UnidentifiedImageError is an OSError.
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-MOST_PIXELS = 2**26  # of an image after its shorter side was resized; a long thin one would fill memory
+_BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)  # the second where warnings are errors
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, *_BOMB)
+# Of an image file in a request, and of a long thin image after its shorter side was resized; more would fill memory.
+MOST_PIXELS = 2**26
+# Those that images come in. Pillow knows many more, of which EPS runs a program of its own, Ghostscript.
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
 Transform = Callable[[Image.Image], Tensor]
 
 
-def read_image(path: str | Path | IO[bytes], in_chans: int) -> Image.Image:
+def read_image(path: str | Path | IO[bytes], in_chans: int, max_pixels: int = LARGEST_FILE) -> Image.Image:
     """Decode an image file, or an open one, to grey for one channel and to colour for three.
 
     Raises:
         One of `UNREADABLE`: If the file is missing, truncated, damaged or not an image.
     """
-    with Image.open(path) as file:
+    with Image.open(path, formats=FORMATS) as file:
+        if file.width * file.height > max_pixels:  # told by its header, before room for them is made
+            raise Image.DecompressionBombError
         if file.mode.startswith("I;16"):
             return _of_16_bits(file).convert("L" if in_chans == 1 else "RGB")
         # Else Pillow warns about palettes whose transparency is in bytes.
@@ -53,7 +60,7 @@ def _of_16_bits(image: Image.Image) -> Image.Image:
 
 def why_unreadable(error: Exception) -> str:
     """Why an image cannot be decoded, in a few words, from one of `UNREADABLE`."""
-    if isinstance(error, Image.DecompressionBombError):
+    if isinstance(error, _BOMB):
         return "it has too many pixels"
     return "it is not an image" if isinstance(error, UnidentifiedImageError) else "it is damaged"
 
@@ -122,7 +129,7 @@ class Preparation:
         if not isinstance(image, bytes | bytearray | memoryview):
             return self._of_array(image, name)
         try:
-            decoded = read_image(BytesIO(image), self.in_chans)
+            decoded = read_image(BytesIO(image), self.in_chans, MOST_PIXELS)
         except UNREADABLE as error:
             got = f"{len(image)} bytes that cannot be read ({why_unreadable(error)}); send another or leave it out"
             raise _refused(name, "an image file such as PNG or JPEG", got) from error

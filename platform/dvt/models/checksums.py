@@ -44,6 +44,8 @@ def check_files(folder: Path) -> None:
     try:
         digests = json.loads(told.read_text(encoding="utf-8"))
         expected = {str(name): str(digest) for name, digest in digests.items()}
+        if any(Path(name).name != name or name in ("", "..") for name in expected):
+            raise ValueError("a name that leads out of the folder")
     except (OSError, ValueError, AttributeError) as error:
         raise ChecksumError(f"{told} must hold a checksum for each file, got something else; {_ADVICE}") from error
     for name, digest in expected.items():

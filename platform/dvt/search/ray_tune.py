@@ -28,7 +28,7 @@ from dvt.search.inherited import start_inherited
 from dvt.search.space import Space
 from dvt.search.study import Candidate, CandidateStudy
 from dvt.search.supernet import load_supernet
-from dvt.search.trial import FrontKeeper, exit_costs, metrics_of, read_epochs, train_alone, trial_folder
+from dvt.search.trial import FrontKeeper, exit_costs, metrics_of, read_epochs, tell_logs, train_alone, trial_folder
 from dvt.train.errors import TrainingError
 from dvt.train.loop import train_cascade
 from dvt.train.ray_train import FATAL, local_copy, train_on_cluster
@@ -253,6 +253,7 @@ def _scheduler(space: Space, folder: RunFolder, study: CandidateStudy) -> TrialS
 def _run_trial(config: dict[str, Any], folder: RunFolder, space: Space, shared: ray_train.Checkpoint | None) -> None:
     """One trial, in a process of its own on any node."""
     recipe, place = recipe_from_dict(config["recipe"]), trial_folder(folder, config["number"])
+    tell_logs(place, config["number"])
     past = read_epochs(place)
     if past:  # what was measured may not have been told when the trial was cut off
         tune.report(metrics_of(past[-1]))

@@ -5,6 +5,7 @@ its own), `study.txt` (the study's name), `run.json` (the MLflow run that it rep
 supernet also `supernet/`, where shared weights are trained, and `inherited/`, what cascades are worth with them.
 """
 
+import os
 import secrets
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import yaml
 
 from dvt.config import ConfigError, Problem, RunConfig, to_dict
+from dvt.config.secrets import without_credentials
 from dvt.search.finetune import finetuned_space, measuring_space
 from dvt.search.inherited import INHERITED, read_inherited
 from dvt.search.load import space_from_dict
@@ -26,6 +28,7 @@ from dvt.train.past_run import find_past_folder
 from dvt.train.storage import Asked, RunFolder, open_folder
 
 SEARCH, STUDY = "search.yaml", "study.txt"
+STUDY_VARIABLE = "DVT_STUDY_URI"
 # A search may be asked for more trials, or more at a time, than it was begun with.
 _FREE = ("base.run", "base.cluster", "search.num_trials", "search.max_parallel", "search.study_uri")
 
@@ -51,13 +54,19 @@ def open_study(space: Space, folder: RunFolder, part: str = "", **options: Any) 
     Raises:
         ConfigError: If its database cannot be used, or is to be a file in a bucket.
     """
-    uri = space.search.study_uri
+    uri = _with_credentials(space.search.study_uri)
     if uri is None and not folder.is_local:
         rule = f"must be a database such as postgresql://HOST/NAME where runs are kept in {folder.address}, got null"
         raise ConfigError([Problem("search.study_uri", rule)])
     name = _study_name(folder, is_shared=uri is not None)
     name = f"{name}-{part}" if part else name
     return CandidateStudy(space, uri or f"sqlite:///{folder.path}/study.db", name, **options)
+
+
+def _with_credentials(uri: str | None) -> str | None:
+    """The study's address, with the password that DVT_STUDY_URI has for it: a search's folder keeps none."""
+    given = os.environ.get(STUDY_VARIABLE, "").strip()
+    return given if uri is not None and given and without_credentials(given) == without_credentials(uri) else uri
 
 
 def _study_name(folder: RunFolder, *, is_shared: bool) -> str:

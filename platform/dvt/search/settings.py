@@ -48,7 +48,8 @@ class SearchConfig:
     is_pruned: bool = True  # whether asynchronous successive halving stops what falls behind, by hypervolume
     grace_epochs: int = 2  # epochs that every trial is given
     reduction_factor: float = 3  # one trial in so many goes on from each rung
-    study_uri: str | None = None  # database of the Optuna study; null is a SQLite file in the search's folder
+    # database of the Optuna study, its password in DVT_STUDY_URI; null is a SQLite file in the search's folder
+    study_uri: str | None = None
     supernet: SupernetConfig = field(default_factory=SupernetConfig)  # of mode supernet
 
     def __post_init__(self) -> None:

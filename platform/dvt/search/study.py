@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from dvt.config import ConfigError, Problem, Recipe
+from dvt.config.secrets import redacted, without_credentials
 from dvt.search.limits import IllegalCandidate
 from dvt.search.results import TrialState as State
 from dvt.search.settings import SearchConfig
@@ -90,7 +91,8 @@ class CandidateStudy:
                 load_if_exists=True,
             )
         except _UNUSABLE as error:
-            told = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            text = redacted(str(error).replace(uri, without_credentials(uri))).strip()
+            told = text.splitlines()[0] if text else type(error).__name__
             rule = f"must be a database that can be written, got: {told}; check its address and that it runs"
             raise ConfigError([Problem("search.study_uri", rule)]) from error
         self._study_id = self._storage.get_study_id_from_name(name)

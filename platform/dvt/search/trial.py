@@ -5,6 +5,7 @@ goes on from the last one: nothing that was measured is lost, and at most one ep
 """
 
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 from dvt.config import Recipe
+from dvt.config.logs import bind
 from dvt.data import open_data
 from dvt.exits import ExitScores
 from dvt.inference import measure_latency
@@ -22,7 +24,9 @@ from dvt.search.objective import EpochFront, validation_front
 from dvt.train.folder_reporter import FolderReporter, last_checkpoint
 from dvt.train.loop import Worker, train_cascade
 from dvt.train.past_run import best_name
-from dvt.train.storage import RunFolder
+from dvt.train.storage import RUN, RunFolder
+
+logger = logging.getLogger(__name__)
 
 EPOCHS, COSTS = "epochs", "costs.json"
 Report = Callable[[Mapping[str, float]], None]
@@ -31,6 +35,13 @@ Report = Callable[[Mapping[str, float]], None]
 def trial_folder(search: RunFolder, number: int) -> RunFolder:
     """The folder of a trial below its search's; not held by a process, so that it can be sent to another."""
     return replace(search.child(f"trials/{number:04d}"), lock=None)
+
+
+def tell_logs(folder: RunFolder, number: int) -> None:
+    """Have this process's log records name the trial, and the MLflow run that the driver opened for it."""
+    run_id = str(json.loads(folder.read(RUN))["run_id"]) if folder.has(RUN) else None
+    bind(trial=number, run_id=run_id, step=None)
+    logger.info("the trial begins on this node, or goes on")
 
 
 def read_epochs(folder: RunFolder) -> tuple[EpochFront, ...]:

@@ -4,7 +4,7 @@ Shapes: E exits.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from dvt.config import ConfigError, Problem
@@ -56,7 +56,7 @@ class ServingPlan:
     """All that the deployments must know; they open the model themselves, whenever one of them starts."""
 
     model: str  # models:/NAME/VERSION or a checkpoint folder, which all nodes reach
-    tracking_uri: str | None
+    tracking_uri: str | None = field(repr=False)  # may carry credentials
     parts: tuple[PartPlan, ...]  # in the order of the stages
     ingress_replicas: Replicas
     batch_wait_s: float  # how long the first image of a batch waits for others at most

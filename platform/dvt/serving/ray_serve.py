@@ -24,6 +24,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from dvt.config import ConfigError, Problem
+from dvt.config.logs import chosen_format
 from dvt.exits import PLAIN, Thresholds
 from dvt.inference import profile_of
 from dvt.models import macs_per_exit
@@ -288,5 +289,6 @@ def _options(replicas: Replicas, resources: dict[str, float]) -> dict[str, Any]:
         "max_ongoing_requests": _MAX_ONGOING,
         "health_check_period_s": 2,
         "graceful_shutdown_timeout_s": 10,
-        "logging_config": {"enable_access_log": False},  # a line a request costs more than the request
+        # Serve's own format, which tells deployment, replica and request; a line a request costs more than the request.
+        "logging_config": {"encoding": chosen_format().upper(), "enable_access_log": False},
     }

@@ -18,7 +18,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from dvt.config import ConfigError, Problem, Recipe, flatten, recipe_from_dict, recipe_to_yaml, to_dict
+from dvt.config import ConfigError, Problem, Recipe, flatten, recipe_to_yaml, to_dict
+from dvt.config.secrets import without_credentials_in
 from dvt.tracking.address import artifact_folder, quiet_schema_creation
 from dvt.tracking.errors import TrackingError, one_sentence, without_credentials
 from dvt.tracking.git import UNKNOWN, CodeVersion, code_version
@@ -172,16 +173,8 @@ def log_tags(record: RunRecord, tags: Mapping[str, str]) -> None:
 
 def _described(recipe: Recipe) -> tuple[dict[str, str], str]:
     """The recipe as params and as a file, without credentials."""
-
-    def clean(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: clean(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [clean(item) for item in value]
-        return without_credentials(value) if isinstance(value, str) and "://" in value else value
-
-    recipe = recipe_from_dict(clean(to_dict(recipe)))
-    return {name: _as_param(value) for name, value in flatten(to_dict(recipe)).items()}, recipe_to_yaml(recipe)
+    tree = without_credentials_in(to_dict(recipe))
+    return {name: _as_param(value) for name, value in flatten(tree).items()}, recipe_to_yaml(recipe)
 
 
 def _as_param(value: Any) -> str:

@@ -123,7 +123,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             f"{folder / STATE} must have format {FORMAT}, got {found_format}; "
             f"read it with the version of dvt that wrote it"
         )
-    for name, digest in content["sha256"].items():
+    for name, digest in _checksums(content, folder / STATE).items():
         with _readable(folder, name):
             found = _sha256(folder / name)
         if found != digest:
@@ -132,6 +132,15 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         recipe = recipe_from_dict(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")))
     position = Position.from_plain(content["position"]) if "position" in content else None
     return Checkpoint(folder, recipe, content["step"], content["optimizer"], position)
+
+
+def _checksums(content: dict[str, Any], path: Path) -> dict[str, str]:
+    """SHA-256 by name of the files beside; a name that led elsewhere would have any file of the machine read."""
+    found = content.get("sha256")
+    names = found if isinstance(found, dict) else [None]
+    if any(not isinstance(name, str) or Path(name).name != name or name in ("", "..") for name in names):
+        raise CheckpointError(f"{path} must name the files beside it, got other names; use another checkpoint")
+    return dict(found or {})
 
 
 def restore(state: ModelState, checkpoint: Checkpoint, recipe: Recipe) -> None:

@@ -3,6 +3,7 @@
 A newcomer's path: `jobs/train_imagenet.py` -> `dvt/cli/train.py` -> here -> `dvt/train/step.py` -> `losses.py`.
 """
 
+import logging
 import math
 import tempfile
 import time
@@ -17,6 +18,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dvt.config import ConfigError, Problem, Recipe
+from dvt.config.logs import bind
 from dvt.data import (
     Batch,
     DataSets,
@@ -40,6 +42,8 @@ from dvt.train.node_usage import node_usage
 from dvt.train.position import Position, images_per_step
 from dvt.train.state import TrainingState
 from dvt.train.step import Stepper, StepSums
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 # Told the scores of all calibration images and the number of epochs; gives more metrics. Called by rank 0, picklable.
@@ -92,6 +96,8 @@ def train_cascade(
     """
     steps_per_epoch = count_steps_per_epoch(recipe, len(data.train), worker.world_size)
     state = _start(recipe, steps_per_epoch, worker, reporter)
+    bind(step=state.step)
+    logger.info("training goes from step %d to %d", state.step, steps_per_epoch * recipe.optimizer.total_epochs)
     if recipe.train.compile:  # of the average, which only measures, nothing is compiled
         state.model.compile_stages()
     on_device = OnDevice.of(recipe, data)
@@ -176,6 +182,7 @@ def _run_epoch(
     ends = range(begun.images + images_a_step, len(data.train) + 1, images_a_step)  # images seen after each step
     for seen in ends:
         stepper.step([next(timed) for _ in range(accum)], sums)
+        bind(step=state.step)
         is_last, is_kept = seen == ends[-1], _is_due(state.step, recipe.train.checkpoint_every_steps)
         if is_last or is_kept or _is_due(state.step, recipe.train.log_every_steps):
             skipped |= gather_skipped(sums.skipped, worker)

@@ -20,6 +20,7 @@ from ray.train.v2.api.callback import UserCallback
 from torch import Tensor
 
 from dvt.config import ConfigError, Recipe, recipe_from_dict, to_dict
+from dvt.config.logs import bind, done_for, following
 from dvt.data import DataError, open_data
 from dvt.exits import PLAIN, Confidence, ExitScores
 from dvt.train.checkpoint import load_model
@@ -83,7 +84,7 @@ def train_on_cluster(
     cluster = recipe.cluster
     trainer = _Trainer(
         _train_worker,
-        train_loop_config={"recipe": to_dict(recipe), "loop": loop},
+        train_loop_config={"recipe": to_dict(recipe), "loop": loop, "log_fields": following()},
         scaling_config=ray_train.ScalingConfig(
             num_workers=cluster.num_workers,
             use_gpu=cluster.use_gpu,
@@ -177,8 +178,7 @@ class _SinkCallback(UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         for error in worker_exceptions.values():
-            cause = _find(error, FATAL)
-            if cause is not None:
+            if (cause := _find(error, FATAL)) is not None:
                 raise cause  # Ray Train retries what workers raise, but not what a callback raises
 
 
@@ -187,6 +187,7 @@ def _train_worker(config: dict[str, Any]) -> None:
     context = ray_train.get_context()
     ranks = context.get_world_rank(), context.get_world_size(), context.get_node_rank(), context.get_local_rank()
     worker = Worker(get_device(), *ranks)
+    bind(rank=worker.rank, world_size=worker.world_size, **config["log_fields"])
     reporter = RayReporter()
     try:
         config["loop"](recipe, open_data(recipe.data, recipe.cascade), worker, reporter)
@@ -225,14 +226,14 @@ def _look_at_shard(
 
 def on_cluster(recipe: Recipe, num_shards: int, work: Callable[..., T], *args: Any) -> list[T]:
     """Run `work` as one Ray task a shard, each with a worker's resources, by `args`, its shard and `num_shards`."""
-    task: Any = ray.remote(work)
+    task: Any = ray.remote(done_for)
     resources = recipe.cluster.worker_resources
-    task = task.options(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0))
+    task = task.options(name=work.__name__, num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0))
+    sent = [task.remote(following(), work, *args, shard, num_shards) for shard in range(num_shards)]
     try:
-        done: list[T] = ray.get([task.remote(*args, shard, num_shards) for shard in range(num_shards)])
+        return list(ray.get(sent))
     except RayTaskError as error:
         raise _plain(error) from error
-    return done
 
 
 def _plain(error: Exception) -> Exception:
@@ -265,6 +266,4 @@ def _find(error: BaseException | None, kinds: tuple[type[Exception], ...]) -> Ex
 
 
 def _arrow_filesystem(folder: RunFolder) -> pyarrow.fs.FileSystem | None:
-    if folder.is_local:
-        return None
-    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(folder.filesystem))
+    return None if folder.is_local else pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(folder.filesystem))

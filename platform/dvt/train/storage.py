@@ -18,6 +18,7 @@ import yaml
 from fsspec import AbstractFileSystem
 
 from dvt.config import ConfigError, Problem, Recipe, RunConfig, flatten, to_dict, yaml_text
+from dvt.config.secrets import has_credentials, redacted, without_credentials, without_credentials_in
 
 try:
     import fcntl
@@ -26,6 +27,7 @@ except ImportError:  # not on Windows, where two drivers of one run are not told
 
 # Of a recipe, what does not change which images are trained on: an unfinished run goes on though it is asked otherwise.
 FREE = ("run", "cluster", "data.cache_dir", "data.cache_gib", "data.engine", "data.loader_workers")
+_KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 RECIPE, RUN, FINISHED, LOCK = "recipe.yaml", "run.json", "finished.json", ".lock"
 
 
@@ -133,6 +135,11 @@ def open_folder(asked: Asked, run: RunConfig) -> RunFolder:
     Raises:
         ConfigError: If the storage cannot be used, or the named folder is finished or of something else.
     """
+    asked = replace(asked, tree=without_credentials_in(asked.tree))  # of no use to whoever reads the folder
+    if has_credentials(run.storage_path):
+        shown = without_credentials(run.storage_path)
+        rule = f"must be given as s3://BUCKET/PATH without credentials, got some before {shown}; set {_KEYS} instead"
+        raise ConfigError([Problem("run.storage_path", rule)])
     try:
         # Other processes write here too, and a listing that s3fs 2026.9 has kept would hide what they wrote.
         filesystem, root = fsspec.core.url_to_fs(run.storage_path, use_listings_cache=False)
@@ -143,7 +150,7 @@ def open_folder(asked: Asked, run: RunConfig) -> RunFolder:
     except (OSError, ImportError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
-        rule = f"must be a folder or s3:// address that can be written, got {run.storage_path} ({error})"
+        rule = f"must be a folder or s3:// address that can be written, got {run.storage_path} ({redacted(str(error))})"
         raise ConfigError([Problem("run.storage_path", rule)]) from error
 
 
@@ -210,7 +217,7 @@ def _is_same(folder: RunFolder, asked: Asked) -> bool:
         kept = yaml.safe_load(folder.read(asked.file))
     except (yaml.YAMLError, UnicodeDecodeError):
         return False
-    return isinstance(kept, dict) and _bound(kept, asked.free) == _bound(asked.tree, asked.free)
+    return isinstance(kept, dict) and _bound(without_credentials_in(kept), asked.free) == _bound(asked.tree, asked.free)
 
 
 def _bound(tree: Mapping[str, Any], free: Sequence[str]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ WORK = Work("folder", tuple(Piece(number, (f"{number}.png",), num_images=1) for 
 
 
 def told(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, list[str]]:
-    code = exit_code_of(lambda: main(["--model", "models:/m@champion", "--input", "in", "--output", "out", *words]))
+    code = exit_code_of(main, ["--model", "models:/m@champion", "--input", "in", "--output", "out", *words])
     return code, capsys.readouterr().err.splitlines()
 
 

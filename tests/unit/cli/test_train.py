@@ -1,13 +1,15 @@
 """What a person sees of `dvt train` before anything runs: help, configuration, and refusals in one sentence."""
 
 import dataclasses
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dvt.cli.failure import FAILED, TYPED_WRONG
 from dvt.cli.main import main
-from dvt.config import Recipe, load_recipe
+from dvt.cli.train import without_password
+from dvt.config import DataConfig, Recipe, RunConfig, load_recipe
 
 ROOT = Path(__file__).resolve().parents[3]
 EMBEDDED = str(ROOT / "jobs" / "recipes" / "embedded.yaml")
@@ -151,3 +153,17 @@ def test_where_weights_come_from_is_made_absolute_where_it_is_a_path(
     monkeypatch.chdir(tmp_path)
     assert main(["train", "--recipe", EMBEDDED, "--print-config", "--train.init-from", asked]) == 0
     assert f"\n  init_from: {shown.format(here=tmp_path)}\n" in capsys.readouterr().out
+
+
+def test_workers_and_files_are_told_no_password() -> None:
+    recipe = Recipe(name="x", data=DataConfig(root="r"), run=RunConfig(tracking_uri="http://ann:pa55w0rd@host:5000"))
+    assert without_password(recipe).run.tracking_uri == "http://host:5000"
+    bare = replace(recipe, run=RunConfig())
+    assert without_password(bare) is bare
+
+
+def test_a_printed_recipe_holds_no_password(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("name: x\ndata: {root: r}\nrun: {tracking_uri: 'postgresql://ann:pa55w0rd@db/mlflow'}\n")
+    assert main(["train", "--recipe", str(recipe), "--print-config"]) == 0
+    assert "\n  tracking_uri: postgresql://db/mlflow\n" in capsys.readouterr().out

@@ -187,10 +187,12 @@ def test_foreign_shards_with_json_links_and_hidden_files(tmp_path: Path) -> None
         members = [(f"{key}.jpg", image) for key in "abcd"] + [(".hidden.jpg", b"")]
         labels = [(f"{key}.json", json.dumps({"label": place % 2}).encode()) for place, key in enumerate("abcd")]
         tar_of(tmp_path / "shards" / name, *members, *labels)
-    link = tarfile.TarInfo("e.jpg")
-    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    kinds = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE)
     with tarfile.open(tmp_path / "shards/imagenet-train-000.tar", "a") as tar:
-        tar.addfile(link)
+        for place, kind in enumerate(kinds):
+            link = tarfile.TarInfo(f"e{place}.jpg")
+            link.type, link.linkname = kind, "/etc/passwd"
+            tar.addfile(link)
     data = open_data(DataConfig(source="tar", root=str(tmp_path / "shards"), calibration_images=2), cascade(2))
     assert [len(part) for part in (data.train, data.calibration, data.test)] == [2, 2, 4]
     assert data.class_names == ("0", "1")

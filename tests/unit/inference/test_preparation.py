@@ -1,6 +1,8 @@
 """Images as they are sent, prepared for a model; the served model's tests hold the messages."""
 
 import base64
+import struct
+import zlib
 from io import BytesIO
 
 import numpy as np
@@ -67,3 +69,34 @@ def test_kinds_may_be_mixed_and_keep_their_order() -> None:
 def test_rows_are_counted_from_the_requests_first() -> None:
     with pytest.raises(ConfigError, match=r"^images\[129\] must be an image file"):
         COLOUR([np.zeros((3, 2, 2)), b""], first=128)
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def bomb(side: int) -> bytes:
+    """A PNG of a few bytes whose header asks for the room of side x side pixels."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("side", [8_193, 12_000, 20_000])  # just above 2**26 pixels; Pillow warns; Pillow refuses
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # as outside of tests
+def test_an_image_bomb_is_refused_by_its_header(side: int) -> None:
+    sent = bomb(side)
+    with pytest.raises(ConfigError) as caught:
+        COLOUR([sent])
+    assert str(caught.value) == (
+        f"images[0] must be an image file such as PNG or JPEG, got {len(sent)} bytes that cannot be read "
+        "(it has too many pixels); send another or leave it out"
+    )
+    with pytest.raises(Image.DecompressionBombError):
+        read_image(BytesIO(sent), 3, max_pixels=2**26)
+
+
+def test_formats_that_run_programs_are_no_images() -> None:
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 2 2\n%%EndComments\n(%pipe%touch made) (w) file\n%%EOF\n"
+    Image.open(BytesIO(eps))  # Pillow would take it, and hand it to Ghostscript
+    with pytest.raises(ConfigError, match=r"bytes that cannot be read \(it is not an image\)"):
+        COLOUR([eps])

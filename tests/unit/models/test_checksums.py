@@ -40,7 +40,7 @@ def test_a_file_that_is_gone_is_told(folder: Path) -> None:
     assert str(caught.value) == f"{folder}/b.yaml must be there as checksums.json says, got no such file; {ADVICE}"
 
 
-@pytest.mark.parametrize("text", ["", "[]", "\x00"])
+@pytest.mark.parametrize("text", ["", "[]", "\x00", '{"../a.json": ""}', '{"/etc/passwd": ""}', '{"..": ""}'])
 def test_checksums_that_cannot_be_read_are_told(folder: Path, text: str) -> None:
     (folder / "checksums.json").write_text(text)
     with pytest.raises(ChecksumError) as caught:

@@ -157,3 +157,10 @@ def test_a_database_that_cannot_be_used_is_told_in_a_sentence(tmp_path: Path, ur
     (tmp_path / "text.db").write_text("no database, but text" * 100)
     with pytest.raises(ConfigError, match=r"^search\.study_uri must be a database that can be written, got: .+; check"):
         CandidateStudy(space_of(), uri.replace("FOLDER", str(tmp_path)), NAME)
+
+
+def test_a_database_that_refuses_is_told_without_its_password() -> None:
+    with pytest.raises(ConfigError) as caught:
+        CandidateStudy(space_of(), "postgresql+psycopg://ann:pa55w0rd@127.0.0.1:9/study", NAME)
+    assert str(caught.value).startswith("search.study_uri must be a database that can be written, got: ")
+    assert "pa55w0rd" not in str(caught.value)

@@ -53,17 +53,22 @@ def test_names_that_lead_out_and_what_is_no_file_are_told(tmp_path: Path, monkey
     path = shard_of(
         tmp_path / "0.tar", ("/etc/a.png", b"A"), ("../b.png", b"B"), ("c/../../d.png", b"D"), ("e.png", b"12345")
     )
+    kinds = {
+        "f.png": tarfile.SYMTYPE, "g.png": tarfile.LNKTYPE, "h.png": tarfile.CHRTYPE, "i.png": tarfile.BLKTYPE,
+        "j.png": tarfile.FIFOTYPE,
+    }  # fmt: skip
     with tarfile.open(path, "a") as shard:
-        link = tarfile.TarInfo("f.png")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        shard.addfile(link)
+        for name, kind in kinds.items():
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "/etc/passwd"
+            shard.addfile(member)
     out = "its name leads out of the shard"
     assert images_of(path) == [
         ("//etc/a.png", None, out),
         ("/../b.png", None, out),
         ("/c/../../d.png", None, out),
         ("/e.png", None, "it must be at most 4 bytes, got 5"),
-        ("/f.png", None, "it is not a file but a link or a device"),
+        *((f"/{name}", None, "it is not a file but a link or a device") for name in kinds),
     ]
 
 

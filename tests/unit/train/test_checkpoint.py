@@ -346,6 +346,15 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(folder: Path, tmp_path: Pat
     assert not (tmp_path / "touched").exists()
 
 
+@pytest.mark.parametrize("names", [["../secret"], ["/etc/passwd"], [".."], [3], None])
+def test_a_state_that_names_files_elsewhere_is_refused(folder: Path, names: list[object] | None) -> None:
+    kept = torch.load(folder / STATE, weights_only=True)
+    torch.save(kept | {"sha256": names and dict.fromkeys(names, "0")}, folder / STATE)
+    assert fails(lambda: load_checkpoint(folder)) == (
+        f"{folder / STATE} must name the files beside it, got other names; use another checkpoint"
+    )
+
+
 def resigned(folder: Path) -> None:
     """Note the files as they are now, as a program that writes checkpoints would."""
     kept = torch.load(folder / STATE, weights_only=True)

@@ -375,3 +375,20 @@ def test_a_file_system_that_is_no_disk(memory: str, tmp_path: Path) -> None:
     assert fails(memory, name="tiny-001") == (
         "run.name must name a new or an unfinished run, got tiny-001, which is finished; choose another name"
     )
+
+
+def test_what_a_folder_keeps_holds_no_credentials_and_is_found_again(tmp_path: Path) -> None:
+    uri = "postgresql://ann:pa55w0rd@db/mlflow"
+    with opened(tmp_path, tracking_uri=uri, name=None) as folder:
+        assert "pa55w0rd" not in folder.read(RECIPE_FILE)
+        assert load_recipe(Path(folder.path, RECIPE_FILE)).run.tracking_uri == "postgresql://db/mlflow"
+    data = change(RECIPE, data={"root": "s3://KEY:pa55w0rd@bucket/images"})
+    names = [name_of(tmp_path, data) for _ in range(2)]
+    assert names[0] == names[1]  # the same command goes on, though what is kept lacks what was typed
+
+
+def test_storage_is_given_without_credentials(tmp_path: Path) -> None:
+    assert fails("s3://KEY:pa55w0rd@bucket/runs") == (
+        "run.storage_path must be given as s3://BUCKET/PATH without credentials, got some before s3://bucket/runs; "
+        "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE instead"
+    )
