@@ -135,7 +135,7 @@ def image_s(recipe: Recipe, gpu: Gpu, given: Assumptions) -> float:
 def overlapped_s(launching_s: float, computing_s: float) -> float:
     """Seconds of a micro-batch whose kernels are launched while others compute."""
     longer = max(launching_s, computing_s)
-    return longer * (1 + (min(launching_s, computing_s) / longer) ** OVERLAP) ** (1 / OVERLAP)
+    return longer * math.pow(1 + math.pow(min(launching_s, computing_s) / longer, OVERLAP), 1 / OVERLAP)
 
 
 def expected_maximum(count: int) -> float:
