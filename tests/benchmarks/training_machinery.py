@@ -4,8 +4,9 @@ By hand: PYTHONPATH=platform python -m tests.benchmarks.training_machinery [--on
 
 `ratio`: the same loop, model, batch and threads on two processes, under Ray Train and under torchrun, taking turns;
 steps a second from the first row of metrics to the last, reporting and all. Beside the clock it tells the processor
-time of a worker's step, which weighs less what else the machine does; Ray's own processes are not in it. `checkpoint`: one run on
-two processes under Ray Train, in stretches with a row of metrics in the middle; every other one has a checkpoint there.
+time of a worker's step, which weighs less what else the machine does; Ray's own processes are not in it. `checkpoint`:
+one run on two processes under Ray Train, in stretches with a row of metrics in the middle; every other one has a
+checkpoint there.
 `start`: a job submitted to a cluster of its own, with the time of each part of its way.
 """
 
