@@ -74,14 +74,19 @@ def _check(asked: argparse.Namespace, console: Console) -> int:
     root = typed_address(asked.source)
     kind: Source = asked.kind or _kind(root)
     config = DataConfig(source=kind, root=root)
-    parts = open_class_folders(root, config) if kind == "folder" else open_parts(root, config)
+    unread: dict[str, str] = {}
+    parts = open_class_folders(root, config) if kind == "folder" else open_parts(root, config, unread)
     workers = asked.num_workers if asked.num_workers is not None else os.cpu_count() or 1
-    is_good = True
+    is_good = not unread
     for part, images in zip(("train", "val"), parts, strict=True):
         with _shown(console, f"checking {part}", len(images)) as advance:
-            found = check_part(images, config, workers, advance)
+            found = check_part(images, config, workers, advance, unread)
         _tell(console, part, images, found)
         is_good = is_good and found.is_good
+    if unread:
+        console.print(f"{len(unread):,} {'shard' if len(unread) == 1 else 'shards'} cannot be read, nor their images")
+    for address, reason in unread.items():
+        console.print(f"  {address}: {reason}", soft_wrap=True)
     return 0 if is_good else 1
 
 
@@ -97,7 +102,7 @@ def _kind(root: str) -> Source:
 
 def _tell(console: Console, part: str, images: EncodedImages, found: Findings) -> None:
     """Print what was found."""
-    least, most = min(found.per_class), max(found.per_class)
+    least, most = min(found.per_class, default=0), max(found.per_class, default=0)
     console.print(
         f"{part}: {found.num_images:,} images of {len(images.class_names)} classes, {least} to {most} a class"
     )
@@ -116,7 +121,7 @@ def _tell(console: Console, part: str, images: EncodedImages, found: Findings) -
     if len(bad) > MAX_TOLD:
         console.print(f"    and {len(bad) - MAX_TOLD:,} more")
     if not bad:
-        console.print("  all can be read")
+        console.print("  all can be read" if len(found.num_bytes) == found.num_images else "  the others can be read")
 
 
 def _spread(values: Sequence[int]) -> str:

@@ -7,8 +7,9 @@ writer that was killed leaves an unlocked partial file, which the next takes ove
 What the blocks take is counted in the file `.lock`, changed by one process at a time; where the bound would be passed,
 those that were not read for longest go, by the date of the file, which a read renews.
 
-A file is a header (magic, size of the content, CRC-32 of the table), a table of CRC-32s, one for each `CHUNK` of the
-content, and the content: a read checks what it takes and no more.
+A file is a header (magic, size of the content, checksum of the table), a table of checksums, one for each `CHUNK` of
+the content, and the content: a read checks what it takes and no more. They are XXH3 of 64 bits, ten times as fast as
+CRC-32, which took more time than all else of a read.
 """
 
 import contextlib
@@ -16,19 +17,21 @@ import fcntl
 import logging
 import os
 import struct
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from xxhash import xxh3_64_digest, xxh3_64_intdigest
+
 logger = logging.getLogger(__name__)
 
-BLOCK_SIZE = 4 * 1024**2  # bytes of the largest block
+BLOCK_SIZE = 8 * 1024**2  # bytes of the largest block; a request costs as much as some megabytes
 CHUNK = 32 * 1024  # bytes under one checksum
 KEPT_SHARE = 0.95  # of the bound when room was made, so that it need not be made at each block
-_HEADER = struct.Struct("<8sQI")
-_MAGIC = b"dvtblk01"
-_LONGEST_TABLE = 4 * (BLOCK_SIZE // CHUNK)
+_HEADER = struct.Struct("<8sQQ")
+_MAGIC = b"dvtblk02"
+_SUM_BYTES = 8  # of a checksum in the table
+_LONGEST_TABLE = _SUM_BYTES * (BLOCK_SIZE // CHUNK)
 _BLOCK, _PARTIAL, _LOCK = ".block", ".partial", ".lock"
 _told: dict[str, OSError] = {}  # folders that this process has warned of, and why
 
@@ -118,7 +121,7 @@ class BlockCache:
     def _keep(self, key: str, partial: BinaryIO, content: bytes) -> None:
         table = _checksums(content)
         partial.truncate(0)
-        partial.write(_HEADER.pack(_MAGIC, len(content), zlib.crc32(table)))
+        partial.write(_HEADER.pack(_MAGIC, len(content), xxh3_64_intdigest(table)))
         partial.write(table)
         partial.write(content)
         partial.flush()
@@ -212,8 +215,7 @@ def _remove_abandoned(path: Path) -> None:
 def _checksums(content: bytes) -> bytes:
     """The table of a block's content."""
     view = memoryview(content)
-    sums = [zlib.crc32(view[start : start + CHUNK]) for start in range(0, len(content), CHUNK)]
-    return struct.pack(f"<{len(sums)}I", *sums)
+    return b"".join(xxh3_64_digest(view[start : start + CHUNK]) for start in range(0, len(content), CHUNK))
 
 
 def _read_checked(file: int, offset: int, size: int | None) -> bytes | None:
@@ -223,12 +225,12 @@ def _read_checked(file: int, offset: int, size: int | None) -> bytes | None:
         return None
     magic, length, checksum = _HEADER.unpack_from(head)
     num_chunks = -(-length // CHUNK)
-    table = head[_HEADER.size : _HEADER.size + 4 * num_chunks]
-    if magic != _MAGIC or length > BLOCK_SIZE or zlib.crc32(table) != checksum:
+    table = head[_HEADER.size : _HEADER.size + _SUM_BYTES * num_chunks]
+    if magic != _MAGIC or length > BLOCK_SIZE or xxh3_64_intdigest(table) != checksum:
         return None
     end = length if size is None else offset + size
     first, last = offset // CHUNK, -(-end // CHUNK)  # the chunks that hold the bytes
     content = os.pread(file, min(last * CHUNK, length) - first * CHUNK, _HEADER.size + len(table) + first * CHUNK)
-    if _checksums(content) != table[4 * first : 4 * last]:
+    if _checksums(content) != table[_SUM_BYTES * first : _SUM_BYTES * last]:
         return None
     return content[offset - first * CHUNK : end - first * CHUNK]

@@ -1,14 +1,16 @@
-"""Checking a data set: every shard against its checksum, every image decoded, by processes of all cores."""
+"""Checking a data set: every shard against its checksum and index, every image decoded, by processes of all cores."""
 
 import hashlib
 import multiprocessing
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from io import BytesIO
 
+import numpy as np
+import pyarrow as pa
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from dvt.config import DataConfig
@@ -16,6 +18,7 @@ from dvt.data.decoding import UndecodableError, decode
 from dvt.data.encoded import EncodedImages
 from dvt.data.errors import DataError
 from dvt.data.packed import PackedImages
+from dvt.data.tar_shards import TarImage, scan_file
 
 _BATCH = 64  # images that a process is handed at once
 _ORIENTATION = 0x0112  # EXIF's tag
@@ -62,20 +65,33 @@ class Findings:
             self.heights.append(facts.size[1])
 
 
-def check_part(images: EncodedImages, config: DataConfig, num_processes: int, told: Callable[[int], None]) -> Findings:
+def check_part(
+    images: EncodedImages,
+    config: DataConfig,
+    num_processes: int,
+    told: Callable[[int], None],
+    unread: Collection[str] = (),
+) -> Findings:
     """Look at every image of a part of a data set.
 
     Args:
         images: Of the part.
         config: How large an image may be.
         num_processes: That decode; 0 decodes in this one.
-        told: Told how many more images were looked at.
+        told: Told how many more images were looked at, or need not be.
+        unread: Addresses of shards that are known to be bad; their images are not looked at.
     """
     counts = Counter(images.labels.tolist())
     findings = Findings(len(images), tuple(counts[label] for label in range(len(images.class_names))))
+    places = np.arange(len(images))
     if isinstance(images, PackedImages):
-        findings.bad_shards += _bad_shards(images)
-    requests = [range(first, min(first + _BATCH, len(images))) for first in range(0, len(images), _BATCH)]
+        addresses = [f"{images.address}/{shard.name}" for shard in images.index.shards]
+        is_read = np.array([address not in unread for address in addresses], dtype=np.bool_)
+        places = places[is_read[images.index.shard]]
+        told(len(images) - len(places))
+        for number in np.flatnonzero(is_read).tolist():
+            findings.bad_shards += _shard_faults(images, number, addresses[number])
+    requests = [places[first : first + _BATCH].tolist() for first in range(0, len(places), _BATCH)]
     for batch in _looked_at(images, config.max_pixels, requests, num_processes):
         for facts in batch:
             findings.add(facts)
@@ -83,11 +99,28 @@ def check_part(images: EncodedImages, config: DataConfig, num_processes: int, to
     return findings
 
 
-def _bad_shards(images: PackedImages) -> Iterator[tuple[str, str]]:
-    for shard in images.index.shards:
-        address = f"{images.address}/{shard.name}"
-        if shard.sha256 and hashlib.sha256(images.objects.read(address)).hexdigest() != shard.sha256:
-            yield address, "its checksum is another than the index tells"
+def _shard_faults(images: PackedImages, number: int, address: str) -> Iterator[tuple[str, str]]:
+    """What is wrong with a shard that was packed here; of a tar its members are held against the index."""
+    shard = images.index.shards[number]
+    if not shard.sha256:  # it was scanned, and the index was made of what it holds
+        return
+    content = images.objects.read(address)
+    if hashlib.sha256(content).hexdigest() != shard.sha256:
+        yield address, "its checksum is another than the index tells"
+    if images.index.format != "tar":
+        return
+    try:
+        found = set(scan_file(address, BytesIO(content)))
+    except DataError as error:
+        yield address, str(error).removeprefix(f"{address} ")
+        return
+    rows = np.flatnonzero(images.index.shard == number)
+    columns = (images.index.keys.take(pa.array(rows)).to_pylist(), images.index.labels[rows].tolist())
+    spans = (images.index.offsets[rows].tolist(), images.index.sizes[rows].tolist())
+    wanted = set(map(TarImage, *columns, *spans))
+    if found != wanted:
+        key = min(image.key for image in found ^ wanted)
+        yield address, f"it holds {len(found)} images, {len(found - wanted)} of them not as the index tells, as {key}"
 
 
 def _looked_at(

@@ -7,7 +7,6 @@ What cannot be read comes through in its place, with the reason, and stops nothi
 Shapes: `C` channels, `S` image side in pixels.
 """
 
-import errno
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -15,19 +14,21 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
-import fsspec
-from botocore.exceptions import BotoCoreError, ClientError
 from torch import Tensor
 
 from dvt.data.folder import IMAGE_SUFFIXES, is_shown
+from dvt.data.s3_client import open_filesystem
+from dvt.data.s3_failures import FAILURES, why_failed
 from dvt.data.transforms import UNREADABLE, Transform, read_image
 from dvt.inference.preparation import why_unreadable
 
 NUM_THREADS = 8  # Pillow decodes without the interpreter's lock; a bucket answers slowly
-_REMOTE = (ImportError, BotoCoreError, ClientError)  # what a bucket, or a kind of address we lack, adds to OSError
-CANNOT_READ = (*UNREADABLE, *_REMOTE)  # what reading a file by its address may raise
+_REMOTE: tuple[type[Exception], ...] = (
+    ImportError,
+    *FAILURES,
+)  # what a bucket, or a kind of address we lack, adds to OSError
+CANNOT_READ: tuple[type[Exception], ...] = (*UNREADABLE, *_REMOTE)  # what reading a file by its address may raise
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def _opened(file: FoundFile) -> str | BytesIO:
         return BytesIO(file.content)
     if "://" not in file.address:
         return file.address
-    filesystem, path = filesystem_of(file.address)
+    filesystem, path = open_filesystem(file.address)
     return BytesIO(filesystem.cat_file(path))
 
 
@@ -116,7 +117,7 @@ def _local_files(address: str, suffixes: tuple[str, ...]) -> Iterator[str]:
 
 
 def _remote_files(address: str, suffixes: tuple[str, ...]) -> Iterator[str]:
-    filesystem, path = filesystem_of(address)
+    filesystem, path = open_filesystem(address)
     if not filesystem.isdir(path):
         yield address
         return
@@ -124,20 +125,6 @@ def _remote_files(address: str, suffixes: tuple[str, ...]) -> Iterator[str]:
         inside = found[len(path.rstrip("/")) + 1 :].split("/")
         if is_shown(inside[-1], suffixes) and not any(part.startswith(".") for part in inside):
             yield str(filesystem.unstrip_protocol(found))
-
-
-def filesystem_of(address: str) -> tuple[Any, str]:
-    """The file system of an address, and the path there.
-
-    Raises:
-        OSError: If there is no such kind of address.
-        ImportError: If the package for it is not installed.
-    """
-    try:
-        filesystem, path = fsspec.core.url_to_fs(address)
-    except ValueError as error:  # what decoders raise for a damaged image; here it is the address
-        raise OSError(errno.EPROTONOSUPPORT, str(error)) from error
-    return filesystem, str(path)
 
 
 def _raise(error: OSError) -> None:
@@ -154,6 +141,7 @@ def reason_of(error: Exception) -> str:
     if told is not None:
         return told
     if isinstance(error, _REMOTE) or (isinstance(error, OSError) and error.errno is not None):
-        lines = str(error.strerror if isinstance(error, OSError) and error.strerror else error).splitlines()
+        is_local = isinstance(error, OSError) and error.strerror and not isinstance(error.__cause__, FAILURES)
+        lines = str(error.strerror if is_local else why_failed(error)).splitlines()
         return lines[0].strip().rstrip(".") if lines else type(error).__name__
     return why_unreadable(error)

@@ -66,8 +66,14 @@ class PackedImages:
         return self.index.fingerprint()
 
 
-def expect_shards(address: str, index: ShardIndex, objects: Objects) -> None:
+def expect_shards(address: str, index: ShardIndex, objects: Objects, bad: dict[str, str] | None = None) -> None:
     """See that all shards are there, as large as their index says, and stay as they are from now on.
+
+    Args:
+        address: Of their folder.
+        index: Of the shards.
+        objects: Reads them.
+        bad: Takes the addresses of those that are gone or others, and why; without it the first is an error.
 
     Raises:
         DataError: If one is gone or another.
@@ -75,14 +81,13 @@ def expect_shards(address: str, index: ShardIndex, objects: Objects) -> None:
     found = {stored.address[len(address) + 1 :]: stored for stored in objects.list(address)}
     stored: list[StoredObject] = []
     for shard in index.shards:
-        if shard.name not in found:
-            raise DataError(
-                f"{address}/{shard.name} is not there, though the index tells of it; put it back or pack again"
-            )
-        if found[shard.name].size != shard.num_bytes:
-            raise DataError(
-                f"{address}/{shard.name} must hold {shard.num_bytes} bytes by its index, got "
-                f"{found[shard.name].size}; put the right one back or pack again"
-            )
-        stored.append(found[shard.name])
+        place, there = f"{address}/{shard.name}", found.get(shard.name)
+        if there is not None and there.size == shard.num_bytes:
+            stored.append(there)
+            continue
+        gone = "is not there, though the index tells of it"
+        told = gone if there is None else f"must hold {shard.num_bytes} bytes by its index, got {there.size}"
+        if bad is None:
+            raise DataError(f"{place} {told}; put {'it' if there is None else 'the right one'} back or pack again")
+        bad[place] = f"it {told}"
     objects.expect(stored)

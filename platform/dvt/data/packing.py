@@ -1,7 +1,8 @@
 """Packing an image folder into shards: bytes untouched, whole or not there, taken up again where it was.
 
 A shard is put in place whole, and then a record of what it holds beside it, in `.packing/`. Who packs again goes on
-behind the last record. When all shards are there, the records are joined to the index and taken away.
+behind the last record. When all shards are there, the records are joined to the index and taken away. Beside the
+records stands what the images' sizes and dates were, so that nobody goes on with images that have changed meanwhile.
 """
 
 import errno
@@ -19,17 +20,18 @@ from numpy.typing import NDArray
 
 from dvt.data.errors import DataError
 from dvt.data.folder import FolderFiles
-from dvt.data.image_files import filesystem_of
 from dvt.data.index import INDEX, Shard, ShardIndex, read_index
 from dvt.data.objects import Objects, is_remote
 from dvt.data.parquet_files import offsets_in, shard_of
 from dvt.data.randomness import PURPOSE_PACK, random_order
+from dvt.data.s3_client import open_filesystem
 from dvt.data.tar_shards import TarWriter
 
 Rows = NDArray[np.int64]
 
 RECORDS = ".packing"
 ASKED = "asked.json"  # how a folder is packed; without an index beside it, packing has not come to the end
+_SOURCE = "source.txt"  # in RECORDS: a digest of the images' sizes and dates
 _READ_AT_ONCE = 64  # files
 
 
@@ -56,7 +58,8 @@ def pack_part(
         told: Told how many more images lie in whole shards.
 
     Raises:
-        DataError: If an image cannot be read, names clash, something else lies in the folder, or the disk is full.
+        DataError: If an image cannot be read, names clash, something else lies in the folder, images have changed since
+            it was begun, or the disk is full.
     """
     _begin(images, folder, packing, objects)
     if _exists(f"{folder}/{INDEX}"):
@@ -64,6 +67,7 @@ def pack_part(
         _remove(f"{folder}/{RECORDS}")  # who wrote the index may have been killed before
         told(len(index))
         return index
+    _see_unchanged(images, folder, objects)
     keys, order = _keys(images), random_order(len(images), PURPOSE_PACK, packing.seed)
     done = _done(folder, objects)
     told(sum(map(len, done)))
@@ -91,6 +95,28 @@ def _begin(images: FolderFiles, folder: str, packing: Packing, objects: Objects)
     if _has_files(folder):
         raise DataError(f"{folder} must be empty or begun by the same command, got other files; choose another folder")
     _put(address, asked)
+
+
+def _see_unchanged(images: FolderFiles, folder: str, objects: Objects) -> None:
+    """Note the images' sizes and dates, or see that they are those that were noted."""
+    address, digest = f"{folder}/{RECORDS}/{_SOURCE}", _source_digest(images)
+    if not _exists(address) and not _exists(_record(folder, 0)):
+        _put(address, digest)
+    elif not _exists(address) or objects.read(address) != digest:
+        rule = "was begun with images that have changed since, in size or date"
+        raise DataError(f"{folder} {rule}; remove it and pack again, or choose another folder")
+
+
+def _source_digest(images: FolderFiles) -> bytes:
+    """What tells these files from other ones of the same names; of a bucket from one listing."""
+    first = str(images.files[0])
+    listed = images.objects.list(first.rsplit("/", 2)[0]) if is_remote(first) else []
+    stored = {each.address: each for each in listed}
+    digest = hashlib.sha256()
+    for file in images.files:
+        found = stored.get(file) or images.objects.size_and_version(file)
+        digest.update(f"{'/'.join(Path(file).parts[-2:])}\t{found.size}\t{found.version}\n".encode())
+    return digest.hexdigest().encode()
 
 
 def _done(folder: str, objects: Objects) -> list[ShardIndex]:
@@ -182,7 +208,7 @@ def _record(folder: str, number: int) -> str:
 def _exists(address: str) -> bool:
     if not is_remote(address):
         return Path(address).exists()
-    filesystem, path = filesystem_of(address)
+    filesystem, path = open_filesystem(address)
     filesystem.invalidate_cache()
     return bool(filesystem.exists(path))
 
@@ -190,7 +216,7 @@ def _exists(address: str) -> bool:
 def _has_files(folder: str) -> bool:
     if not is_remote(folder):
         return Path(folder).is_dir() and any(Path(folder).iterdir())
-    filesystem, path = filesystem_of(folder)
+    filesystem, path = open_filesystem(folder)
     return bool(filesystem.exists(path) and filesystem.find(path))
 
 
@@ -198,7 +224,7 @@ def _put(address: str, content: bytes) -> None:
     """Write a file; it is there whole or not at all."""
     try:
         if is_remote(address):
-            filesystem, path = filesystem_of(address)
+            filesystem, path = open_filesystem(address)
             filesystem.pipe_file(path, content)
             return
         place = Path(address)
@@ -216,6 +242,6 @@ def _put(address: str, content: bytes) -> None:
 
 
 def _remove(folder: str) -> None:
-    filesystem, path = filesystem_of(folder)
+    filesystem, path = open_filesystem(folder)
     if filesystem.exists(path):
         filesystem.rm(path, recursive=True)

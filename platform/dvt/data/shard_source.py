@@ -5,9 +5,10 @@ to a part if `train`, or `val` or `validation`, is a word of its path below the 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,7 @@ from dvt.data.sets import DataSets
 from dvt.data.tar_shards import scan_shard
 
 PARTS = {"train": ("train",), "val": ("val", "validation")}  # by the words that their files' names hold
+Opened = TypeVar("Opened")
 _NUM_SCANNED = 16  # shards at a time; scanning waits more than it works
 
 
@@ -44,8 +46,14 @@ def open_shards(root: str, config: DataConfig, cascade: CascadeConfig) -> DataSe
     return split_parts(train, val, config, cascade, f"{root}/train", "classes")
 
 
-def open_parts(root: str, config: DataConfig) -> tuple[EncodedImages, EncodedImages]:
+def open_parts(root: str, config: DataConfig, bad: dict[str, str] | None = None) -> tuple[EncodedImages, EncodedImages]:
     """The images to train and to test on, with the same classes.
+
+    Args:
+        root: A path or an `s3://` address.
+        config: Of format `source`.
+        bad: Takes the addresses of shards that cannot be read, and why, so that all are told of; without it the first
+            is an error. Images that an index tells of in such a shard are among those returned.
 
     Raises:
         ConfigError: If there are none in the format.
@@ -53,21 +61,23 @@ def open_parts(root: str, config: DataConfig) -> tuple[EncodedImages, EncodedIma
     """
     objects = open_objects(config)
     stored = objects.list(root)
-    (train, names), (val, told) = (_open_part(root, part, config.source, stored, objects) for part in PARTS)
-    names = names or told or tuple(map(str, range(int(train.labels.max(initial=-1)) + 1)))
+    (train, names), (val, told) = (_open_part(root, part, config.source, stored, objects, bad) for part in PARTS)
+    known = (train, val) if bad else (train,)  # shards that cannot be read may have held what train lacks
+    highest = max(int(part.labels.max(initial=-1)) for part in known)
+    names = names or told or tuple(map(str, range(highest + 1)))
     if told and told != names:
         other = next(iter(set(told) ^ set(names)), "the same ones in another order")
         raise DataError(f"the classes in {root} must be those of train in val too, got {other}; pack both together")
     for part, images in zip(PARTS, (train, val), strict=True):
         least, most = int(images.labels.min(initial=0)), int(images.labels.max(initial=0))
         if least < 0 or most >= len(names):
-            bad = least if least < 0 else most
-            raise DataError(f"labels of {part} in {root} must be from 0 to {len(names) - 1}, got {bad}; mend them")
+            wrong = least if least < 0 else most
+            raise DataError(f"labels of {part} in {root} must be from 0 to {len(names) - 1}, got {wrong}; mend them")
     return _named(train, names), _named(val, names)
 
 
 def _open_part(
-    root: str, part: str, source: str, stored: Sequence[StoredObject], objects: Objects
+    root: str, part: str, source: str, stored: Sequence[StoredObject], objects: Objects, bad: dict[str, str] | None
 ) -> tuple[PackedImages | ParquetImages, tuple[str, ...]]:
     """The images of a part, and what their classes are called; nothing where that is not told."""
     folder = f"{root}/{part}"
@@ -75,7 +85,7 @@ def _open_part(
         index = read_index(f"{folder}/{INDEX}", objects.read)
         if index.format != source:
             raise ConfigError([Problem("data.source", f"must be {index.format}, as {folder} was packed, got {source}")])
-        expect_shards(folder, index, objects)
+        expect_shards(folder, index, objects, bad)
         return PackedImages(folder, index, objects), index.class_names
     if any(each.address == f"{folder}/{ASKED}" for each in stored):
         raise DataError(f"{folder} must be packed to the end, got no {INDEX}; run the same dvt data pack again")
@@ -85,9 +95,12 @@ def _open_part(
         raise ConfigError([Problem("data.root", f"{rule}; make some with dvt data pack")])
     objects.expect(shards)
     if source == "parquet":
+        if bad is not None:
+            opened = _opened_each(shards, lambda shard: open_parquet([shard.address], objects), bad)
+            shards = [shard for shard, one in zip(shards, opened, strict=True) if one is not None]
         images = open_parquet([each.address for each in shards], objects)
         return images, images.class_names
-    return PackedImages(root, _scanned(root, shards, objects), objects), ()
+    return PackedImages(root, _scanned(root, shards, objects, bad), objects), ()
 
 
 def _named(images: PackedImages | ParquetImages, names: tuple[str, ...]) -> EncodedImages:
@@ -102,10 +115,35 @@ def _part_of(address: str, root: str) -> str | None:
     return next((part for part, names in PARTS.items() if any(name in words for name in names)), None)
 
 
-def _scanned(root: str, shards: Sequence[StoredObject], objects: Objects) -> ShardIndex:
-    """An index of tar shards that come without one; classes have no names."""
+def _opened_each(
+    shards: Sequence[StoredObject], open_one: Callable[[StoredObject], Opened], bad: dict[str, str] | None
+) -> list[Opened | None]:
+    """What is made of each shard, some at a time; None of one that cannot be read, if `bad` takes why."""
+
+    def tried(shard: StoredObject) -> Opened | DataError:
+        try:
+            return open_one(shard)
+        except DataError as error:
+            return error
+
     with ThreadPoolExecutor(_NUM_SCANNED, thread_name_prefix="dvt-scan") as pool:
-        found = list(pool.map(lambda shard: scan_shard(shard.address, objects), shards))
+        found = list(pool.map(tried, shards))
+    opened: list[Opened | None] = []
+    for shard, each in zip(shards, found, strict=True):
+        if not isinstance(each, DataError):
+            opened.append(each)
+            continue
+        if bad is None:
+            raise each
+        bad[shard.address] = str(each).removeprefix(f"{shard.address} ")
+        opened.append(None)
+    return opened
+
+
+def _scanned(root: str, shards: Sequence[StoredObject], objects: Objects, bad: dict[str, str] | None) -> ShardIndex:
+    """An index of tar shards that come without one; classes have no names."""
+    scanned = _opened_each(shards, lambda shard: scan_shard(shard.address, objects), bad)
+    found = [each or [] for each in scanned]
     images = [image for each in found for image in each]
     labels = np.array([image.label for image in images], dtype=np.int64)
     return ShardIndex(

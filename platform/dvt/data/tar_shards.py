@@ -8,7 +8,7 @@ import json
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BytesIO
+from io import BytesIO, RawIOBase
 from pathlib import PurePosixPath
 
 from dvt.data.errors import DataError
@@ -43,9 +43,19 @@ def scan_shard(address: str, objects: Objects) -> list[TarImage]:
     Raises:
         DataError: If it is no tar file, cut off, has names that lead out of it, or an image has no label.
     """
+    return scan_file(address, ObjectFile(address, objects, _MOST_HEADER_BYTES))
+
+
+def scan_file(address: str, file: RawIOBase | BytesIO) -> list[TarImage]:
+    """The images of a shard that is open; see `scan_shard`.
+
+    Args:
+        address: Of the shard, for messages.
+        file: The shard.
+    """
     images: dict[str, tuple[int, int]] = {}
     labels: dict[str, int] = {}
-    for member in _members(address, objects):
+    for member in _members(address, file):
         if leads_out(member.name):
             raise DataError(f"{address} holds {member.name}, a name that leads out of the shard; do not use the shard")
         if not member.isreg() or PurePosixPath(member.name).name.startswith("."):
@@ -54,7 +64,7 @@ def scan_shard(address: str, objects: Objects) -> list[TarImage]:
         if suffix in IMAGE_SUFFIXES:
             images[key] = (member.offset_data, member.size)
         elif suffix in (LABEL_SUFFIX, _JSON_SUFFIX):
-            labels[key] = _label(address, member, objects, suffix)
+            labels[key] = _label(address, member, file, suffix)
     without = [key for key in images if key not in labels]
     if without:
         raise DataError(f"{address} holds {without[0]} without a label in {without[0]}{LABEL_SUFFIX}; add one")
@@ -74,12 +84,10 @@ def _split(name: str) -> tuple[str, str]:
     return f"{folder}/{stem}" if folder else stem, f".{suffix.lower()}"
 
 
-def _members(address: str, objects: Objects) -> Iterator[tarfile.TarInfo]:
+def _members(address: str, file: RawIOBase | BytesIO) -> Iterator[tarfile.TarInfo]:
     """The members' headers; of their contents nothing is read."""
-    source = ObjectFile(address, objects, _MOST_HEADER_BYTES)
-    size = source.size_bytes
     try:
-        with tarfile.open(fileobj=source, mode="r:") as shard:  # tarfile reads headers and skips contents
+        with tarfile.open(fileobj=file, mode="r:") as shard:  # tarfile reads headers and skips contents
             yield from shard
             end = shard.offset
     except tarfile.ReadError as error:
@@ -88,12 +96,14 @@ def _members(address: str, objects: Objects) -> Iterator[tarfile.TarInfo]:
     except (OSError, tarfile.TarError) as error:
         raise DataError(f"{address} is damaged; put the right one there") from error
     # tarfile takes any header that it cannot read for the end, once one was read.
-    if objects.read_range(address, end, min(_HEADER_BYTES, size - end)) != tarfile.NUL * _HEADER_BYTES:
+    file.seek(end)
+    if file.read(_HEADER_BYTES) != tarfile.NUL * _HEADER_BYTES:
         raise DataError(f"{address} is cut off or damaged behind byte {end}; put the right one there")
 
 
-def _label(address: str, member: tarfile.TarInfo, objects: Objects, suffix: str) -> int:
-    text = objects.read_range(address, member.offset_data, min(member.size, _MOST_LABEL_BYTES))
+def _label(address: str, member: tarfile.TarInfo, file: RawIOBase | BytesIO, suffix: str) -> int:
+    file.seek(member.offset_data)  # tarfile seeks for itself before it reads on
+    text = file.read(min(member.size, _MOST_LABEL_BYTES)) or b""
     try:
         value = json.loads(text)
         if suffix == _JSON_SUFFIX:

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet
-from botocore.exceptions import BotoCoreError, ClientError
 
 from dvt.config import ConfigError, Problem
 from dvt.data.image_files import NUM_THREADS
+from dvt.data.s3_client import open_filesystem
+from dvt.data.s3_failures import STORAGE_FAILURES, why_failed
 from dvt.exits import Confidence, Thresholds
 from dvt.exits.thresholds import thresholds_as_json
 from dvt.serving.batch_work import Format, Piece, Work
@@ -97,11 +97,10 @@ def open_output(address: str) -> RunFolder:
         ConfigError: If it cannot be used.
     """
     try:
-        # Workers write here too, and a listing that s3fs 2026.9 has kept would hide what they wrote.
-        filesystem, path = fsspec.core.url_to_fs(address.rstrip("/") or address, use_listings_cache=False)
+        filesystem, path = open_filesystem(address.rstrip("/") or address)
         filesystem.makedirs(path, exist_ok=True)
-    except (OSError, ImportError, ValueError, BotoCoreError, ClientError) as error:
-        rule = f"must be a folder or s3:// address that can be written, got {address} ({error})"
+    except STORAGE_FAILURES as error:
+        rule = f"must be a folder or s3:// address that can be written, got {address} ({why_failed(error)})"
         raise ConfigError([Problem("--output", rule)]) from error
     return RunFolder(filesystem, path, Path(path).name)
 

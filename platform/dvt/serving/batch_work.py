@@ -15,11 +15,13 @@ import pyarrow.parquet
 
 from dvt.config import ConfigError, Problem
 from dvt.data.folder import IMAGE_SUFFIXES
-from dvt.data.image_files import CANNOT_READ, NUM_THREADS, FoundFile, filesystem_of, find_files, reason_of
+from dvt.data.image_files import CANNOT_READ, NUM_THREADS, FoundFile, find_files, reason_of
+from dvt.data.s3_client import open_filesystem
 
 Format = Literal["folder", "tar", "parquet"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 _SUFFIXES: dict[Format, tuple[str, ...]] = {"folder": IMAGE_SUFFIXES, "tar": (".tar",), "parquet": (".parquet",)}
+_DAMAGED: tuple[type[Exception], ...] = (*CANNOT_READ, pa.ArrowException)  # what reading a Parquet file may raise
 KEPT_PREFIX = "input_"  # before the name of a column that is kept, as `label` is also a column of the output
 
 # A table of pieces; also how a piece travels to a worker.
@@ -132,7 +134,7 @@ def _listed(address: str, asked: Format | None) -> tuple[Format, list[str]]:
 def _why_missing(address: str) -> str:
     """Why a file is not there; empty if it is."""
     try:
-        filesystem, path = filesystem_of(address)
+        filesystem, path = open_filesystem(address)
         return "" if filesystem.exists(path) else "there is no such file"
     except CANNOT_READ as error:
         return reason_of(error)
@@ -171,12 +173,12 @@ class _Footer:
 
 
 def _footer(address: str) -> _Footer:
-    filesystem, path = filesystem_of(address)
+    filesystem, path = open_filesystem(address)
     try:
         with filesystem.open(path, "rb") as file, pa.parquet.ParquetFile(file) as parquet:
             rows = tuple(parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups))
             return _Footer(address, parquet.schema_arrow, rows)
-    except (*CANNOT_READ, pa.ArrowException) as error:
+    except _DAMAGED as error:
         told = "it is damaged" if isinstance(error, pa.ArrowException) else reason_of(error)
         rule = f"must hold Parquet files that can be read, got {address}: {told}; replace or remove it"
         raise ConfigError([Problem("--input", rule)]) from error

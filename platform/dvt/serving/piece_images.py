@@ -12,14 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from dvt.data.folder import is_shown
-from dvt.data.image_files import CANNOT_READ, FoundFile, filesystem_of, reason_of
+from dvt.data.image_files import CANNOT_READ, FoundFile, reason_of
 from dvt.data.parquet_files import image_of
+from dvt.data.s3_client import open_filesystem
 from dvt.data.tar_shards import leads_out
 from dvt.serving.batch_work import KEPT_PREFIX, Piece, Work
 
 MAX_ENCODED_BYTES = 256 * 2**20  # of one image in a shard, which is read whole; several are in memory at a time
 _ROWS_READ = 64  # rows of a Parquet file that are in memory at a time
-_DAMAGED = (*CANNOT_READ, pa.ArrowException)  # what reading a Parquet file may raise
+_DAMAGED: tuple[type[Exception], ...] = (*CANNOT_READ, pa.ArrowException)  # what reading a Parquet file may raise
 
 
 class PieceImages:
@@ -56,7 +57,7 @@ class PieceImages:
         groups = range(piece.first_group or 0, piece.end_group or 0)
         row = first_row
         try:
-            filesystem, path = filesystem_of(address)
+            filesystem, path = open_filesystem(address)
             with filesystem.open(path, "rb") as file, pa.parquet.ParquetFile(file) as parquet:
                 for group in groups:
                     end = row + parquet.metadata.row_group(group).num_rows
@@ -93,7 +94,7 @@ def _shard_images(address: str) -> Iterator[FoundFile]:
     """The image files in a tar shard, in its order."""
     is_empty = True
     try:
-        filesystem, path = filesystem_of(address)
+        filesystem, path = open_filesystem(address)
         with filesystem.open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as shard:
             for member in shard:
                 if _is_meant(member):

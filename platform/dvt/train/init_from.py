@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import timm
 
+from dvt.data.s3_client import open_filesystem
+from dvt.data.s3_failures import STORAGE_FAILURES, why_failed
 from dvt.models import Cascade, WeightsError
 from dvt.models.timm_weights import init_from_timm
 from dvt.models.weights import UNREADABLE, read_weights_file
@@ -50,10 +51,10 @@ def _fetched(source: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="dvt-") as scratch:
         local = Path(scratch) / source.rstrip("/").rpartition("/")[2]
         try:
-            filesystem, path = fsspec.core.url_to_fs(source)
+            filesystem, path = open_filesystem(source)
             filesystem.get(path, str(local), recursive=True)
-        except (OSError, ImportError, ValueError) as error:
-            raise CheckpointError(f"train.init_from must be readable, got {source} ({error})") from error
+        except STORAGE_FAILURES as error:
+            raise CheckpointError(f"train.init_from must be readable, got {source} ({why_failed(error)})") from error
         yield local
 
 

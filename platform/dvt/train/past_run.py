@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import fsspec
-
+from dvt.data.s3_client import open_filesystem
+from dvt.data.s3_failures import STORAGE_FAILURES, why_failed
 from dvt.train.errors import CheckpointError
 from dvt.train.loop import BEST_METRIC
 from dvt.train.storage import RECIPE, RunFolder
@@ -56,11 +56,11 @@ def find_past_folder(address: str, file: str) -> RunFolder | None:
         CheckpointError: If the storage cannot be reached.
     """
     try:
-        filesystem, path = fsspec.core.url_to_fs(address, use_listings_cache=False)
+        filesystem, path = open_filesystem(address)
         folder = RunFolder(filesystem, path.rstrip("/"), path.rstrip("/").rpartition("/")[2])
         return folder if folder.has(file) else None
-    except (OSError, ImportError, ValueError) as error:
-        raise CheckpointError(f"the run's storage must be readable, got {address} ({error})") from error
+    except STORAGE_FAILURES as error:
+        raise CheckpointError(f"the run's storage must be readable, got {address} ({why_failed(error)})") from error
 
 
 @contextmanager
@@ -89,9 +89,9 @@ def local_checkpoint(folder: RunFolder, name: str) -> Iterator[Path]:
         local = Path(scratch) / "checkpoint"
         try:
             folder.filesystem.get(f"{path}/", f"{local}/", recursive=True)
-        except OSError as error:
+        except STORAGE_FAILURES as error:
             raise CheckpointError(
-                f"{folder.filesystem.unstrip_protocol(path)} must be readable, got: {error}"
+                f"{folder.filesystem.unstrip_protocol(path)} must be readable, got: {why_failed(error)}"
             ) from error
         yield local
 

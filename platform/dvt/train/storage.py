@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-import fsspec
 import yaml
 from fsspec import AbstractFileSystem
 
 from dvt.config import ConfigError, Problem, Recipe, RunConfig, flatten, to_dict, yaml_text
 from dvt.config.secrets import has_credentials, redacted, without_credentials, without_credentials_in
+from dvt.data.s3_client import open_filesystem
+from dvt.data.s3_failures import STORAGE_FAILURES, why_failed
 
 try:
     import fcntl
@@ -141,16 +142,16 @@ def open_folder(asked: Asked, run: RunConfig) -> RunFolder:
         rule = f"must be given as s3://BUCKET/PATH without credentials, got some before {shown}; set {_KEYS} instead"
         raise ConfigError([Problem("run.storage_path", rule)])
     try:
-        # Other processes write here too, and a listing that s3fs 2026.9 has kept would hide what they wrote.
-        filesystem, root = fsspec.core.url_to_fs(run.storage_path, use_listings_cache=False)
+        filesystem, root = open_filesystem(run.storage_path)
         filesystem.makedirs(root, exist_ok=True)
         if run.name is not None:
             return _open_named(filesystem, root, run.name, asked)
         return _open_newest(filesystem, root, asked)
-    except (OSError, ImportError, ValueError) as error:
+    except STORAGE_FAILURES as error:
         if isinstance(error, ConfigError):
             raise
-        rule = f"must be a folder or s3:// address that can be written, got {run.storage_path} ({redacted(str(error))})"
+        got = f"got {run.storage_path} ({redacted(why_failed(error))})"
+        rule = f"must be a folder or s3:// address that can be written, {got}"
         raise ConfigError([Problem("run.storage_path", rule)]) from error
 
 

@@ -3,13 +3,18 @@
 import io
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from dvt.cli.main import main
-from dvt.data.index import INDEX
+from dvt.config import DataConfig
+from dvt.data.folder import open_class_folders
+from dvt.data.index import INDEX, read_index
+from dvt.data.objects import Objects
+from dvt.data.packing import Packing, pack_part
 from tests.unit.data.images import write_folder, write_image
 
 
@@ -101,6 +106,65 @@ def test_a_shard_of_another_checksum_is_told(folder: Path, tmp_path: Path, capsy
     code, told = check(tmp_path / "packed", capsys)
     assert code == 1
     assert "shard-00000.tar: its checksum is another than the index tells" in told.replace("\n", " ")
+
+
+def packed(folder: Path, target: Path) -> list[Path]:
+    """Pack in shards of some images each; the shards of train."""
+    for part, images in zip(
+        ("train", "val"), open_class_folders(str(folder), DataConfig(root=str(folder))), strict=True
+    ):
+        asked = Packing(format="tar", class_names=images.class_names, shard_bytes=1500, seed=0)
+        pack_part(images, str(target / part), asked, Objects(), lambda _: None)
+    return sorted((target / "train").glob("*.tar"))
+
+
+def cut(shard: Path) -> None:
+    shard.write_bytes(shard.read_bytes()[:700])
+
+
+@pytest.mark.parametrize("has_index", [True, False])
+def test_every_bad_shard_is_told_and_the_others_are_read(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], has_index: bool
+) -> None:
+    shards = packed(folder, tmp_path / "packed")
+    whole = f"it must hold {shards[2].stat().st_size} bytes by its index, got 700"
+    assert len(shards) >= 3
+    cut(shards[2])
+    reasons = {shards[2]: whole}
+    if has_index:
+        shards[0].unlink()
+        reasons[shards[0]] = "it is not there, though the index tells of it"
+    else:
+        for file in (tmp_path / "packed").glob("*/*.*"):
+            if file.suffix != ".tar":
+                file.unlink()
+        cut(shards[0])
+        reasons = dict.fromkeys((shards[0], shards[2]), "is cut off; put the right one there")
+    code, told = check(tmp_path / "packed", capsys)
+    assert code == 1
+    assert "2 shards cannot be read, nor their images\n" in told
+    for shard, reason in reasons.items():
+        assert f"  {shard}: {reason}\n" in told
+    assert " bad: " not in told
+    assert told.count("all can be read") == (
+        1 if has_index else 2
+    )  # of what a shard without an index held nobody knows
+    assert told.count("the others can be read") == (1 if has_index else 0)
+
+
+def test_members_are_held_against_the_index(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shards = packed(folder, tmp_path / "packed")
+    place = tmp_path / "packed/train" / INDEX
+    index = read_index(str(place), Objects().read)
+    labels = index.labels.copy()
+    labels[0] = 1 - labels[0]
+    place.write_bytes(replace(index, labels=labels).to_bytes())
+    code, told = check(tmp_path / "packed", capsys)
+    assert code == 1
+    held = index.shards[0].num_images
+    rule = f"it holds {held} images, 1 of them not as the index tells, as {index.keys[0].as_py()}"
+    assert f"    {shards[0]}: {rule}\n" in told
+    assert told.count("not as the index tells, as") == 2  # the shard, and the count of its kind
 
 
 @pytest.mark.parametrize(

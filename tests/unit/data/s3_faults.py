@@ -34,6 +34,7 @@ class FaultyS3:
         self.faults: list[Fault] = []  # of the next requests, in order
         self.always: Fault | None = None  # of all after those
         self.asked: list[str] = []  # method, key and range of each request
+        self.regions: set[str] = set()  # that requests were signed for
         self.released = threading.Event()  # ends what hangs
         self.address = ""
 
@@ -51,6 +52,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
+    def do_PUT(self) -> None:
+        self._answer()
+
     def log_message(self, format: str, *args: object) -> None:
         pass
 
@@ -59,6 +63,8 @@ class Handler(BaseHTTPRequestHandler):
         bucket, _, key = unquote(parts.path).lstrip("/").partition("/")
         span = self.headers.get("Range", "")
         self.state.asked.append(f"{self.command} {key} {span.removeprefix('bytes=')}".strip())
+        self.state.regions.update(re.findall(r"Credential=[^/]*/\d+/([^/]*)/s3", self.headers.get("Authorization", "")))
+        content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         fault = self.state.next_fault()
         if fault == "reset":
             # Closing with nothing lingering sends a reset.
@@ -72,6 +78,9 @@ class Handler(BaseHTTPRequestHandler):
             self._fail(*ERRORS[fault])
         elif bucket != BUCKET:
             self._fail(404, "NoSuchBucket")
+        elif self.command == "PUT":
+            self.state.objects[key] = content
+            self._write(200, "")
         elif not key:
             self._list(parse_qs(parts.query))
         elif key not in self.state.objects:
@@ -122,7 +131,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/xml")
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(text.encode())
 
 

@@ -20,7 +20,7 @@ from dvt.data import cache
 from dvt.data.cache import BLOCK_SIZE, CHUNK, BlockCache
 
 BLOCK = bytes(range(256)) * (3 * CHUNK // 256) + b"end"  # three chunks and a bit
-FILE_SIZE = len(BLOCK) + 20 + 4 * 4  # a header of 20 bytes and four checksums of 4
+FILE_SIZE = len(BLOCK) + 24 + 4 * 8  # a header of 24 bytes and four checksums of 8
 
 
 def refuse() -> bytes:
@@ -106,7 +106,7 @@ def flip_last(content: bytes) -> bytes:
 
 
 def flip_table(content: bytes) -> bytes:
-    return content[:24] + bytes([content[24] ^ 1]) + content[25:]
+    return content[:28] + bytes([content[28] ^ 1]) + content[29:]
 
 
 def flip_magic(content: bytes) -> bytes:

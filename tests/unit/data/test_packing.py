@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import os
 import subprocess
 import sys
 import tarfile
@@ -119,9 +120,6 @@ def test_a_shard_that_the_disk_lost_is_packed_again(images: FolderFiles, tmp_pat
     wanted = pack(images, tmp_path / "a", packing("tar"))
     folder = tmp_path / "b"
 
-    class StopError(Exception):
-        pass
-
     def stop_after_two(_: int) -> None:
         if (folder / RECORDS / "00001.parquet").exists():
             raise StopError
@@ -130,6 +128,45 @@ def test_a_shard_that_the_disk_lost_is_packed_again(images: FolderFiles, tmp_pat
         pack(images, folder, packing("tar"), stop_after_two)
     (folder / "shard-00001.tar").write_bytes(bytes((folder / "shard-00001.tar").stat().st_size))
     assert pack(images, folder, packing("tar")) == wanted
+
+
+class StopError(Exception):
+    """Ends a packing."""
+
+
+def stop(count: int) -> None:
+    if count:
+        raise StopError
+
+
+def grow(file: Path) -> None:
+    found = file.stat()
+    file.write_bytes(file.read_bytes() + b"x")
+    os.utime(file, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+def touch(file: Path) -> None:
+    os.utime(file, ns=(0, 0))
+
+
+@pytest.mark.parametrize("change", [grow, touch])
+def test_images_that_changed_before_a_packing_goes_on(tmp_path: Path, change: Callable[[Path], None]) -> None:
+    root = write_folder(tmp_path, {"ant": 12}, {"ant": 1})
+    images = open_class_folders(str(root), DataConfig(root=str(root)))[0]
+    asked = packing("tar", class_names=("ant",), shard_bytes=4000)
+    with pytest.raises(StopError):
+        pack(images, tmp_path / "packed", asked, stop)
+    with pytest.raises(StopError):  # unchanged, it goes on: with the next shard
+        pack(images, tmp_path / "packed", asked, lambda _: stop(len([*tmp_path.glob("packed/*.tar")]) == 2))
+    change(Path(images.files[11]))
+    rule = "was begun with images that have changed since, in size or date"
+    with pytest.raises(DataError) as raised:
+        pack(images, tmp_path / "packed", asked)
+    told = f"{tmp_path}/packed {rule}; remove it and pack again, or choose another folder"
+    assert str(raised.value) == told
+    (tmp_path / "packed" / RECORDS / "source.txt").unlink()  # nobody knows
+    with pytest.raises(DataError, match=rule):
+        pack(images, tmp_path / "packed", asked)
 
 
 def test_packing_again_finds_all_done(images: FolderFiles, tmp_path: Path) -> None:
@@ -163,7 +200,10 @@ def test_an_image_that_is_gone_stops_the_packing(tmp_path: Path) -> None:
     root = write_folder(tmp_path, {"ant": 2}, {"ant": 1})
     images = open_class_folders(str(root), DataConfig(root=str(root)))[0]
     (root / "train/ant/001.jpg").unlink()
-    with pytest.raises(DataError, match=r"ant/001.jpg cannot be read \(no such file or directory\); put it right"):
+    with pytest.raises(DataError, match=r"ant/001.jpg cannot be read: there is no such file; put it back or name"):
+        pack(images, tmp_path / "packed", packing("tar", class_names=("ant",)))
+    (root / "train/ant/001.jpg").mkdir()
+    with pytest.raises(DataError, match=r"ant/001.jpg cannot be read \(is a directory\); put it right and pack again$"):
         pack(images, tmp_path / "packed", packing("tar", class_names=("ant",)))
 
 
