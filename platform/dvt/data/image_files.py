@@ -141,7 +141,7 @@ def reason_of(error: Exception) -> str:
     if told is not None:
         return told
     if isinstance(error, _REMOTE) or (isinstance(error, OSError) and error.errno is not None):
-        is_local = isinstance(error, OSError) and error.strerror and not isinstance(error.__cause__, FAILURES)
-        lines = str(error.strerror if is_local else why_failed(error)).splitlines()
+        is_local = isinstance(error, OSError) and not isinstance(error.__cause__, FAILURES)
+        lines = str((is_local and getattr(error, "strerror", None)) or why_failed(error)).splitlines()
         return lines[0].strip().rstrip(".") if lines else type(error).__name__
     return why_unreadable(error)

@@ -39,9 +39,8 @@ def classify(folder: Path, told: dict[str, Any], images: np.ndarray, budget: flo
     logits, exits = np.zeros((len(images), len(told["class_names"])), np.float32), np.zeros(len(images), int)
     rows, given = np.arange(len(images)), {"images": images}
     for index, stage in enumerate(told["stages"]):
-        onnx = folder / Path(stage["onnx"]).name  # no name leads out of the folder
-        outputs = InferenceSession(onnx).run(None, {name: given[name] for name in stage["inputs"]})
-        given |= dict(zip(stage["outputs"], outputs, strict=True))
+        run = InferenceSession(folder / Path(stage["onnx"]).name).run  # no name leads out of the folder
+        given |= dict(zip(stage["outputs"], run(None, {name: given[name] for name in stage["inputs"]}), strict=True))
         logits[rows], exits[rows] = given["logits"], index + 1  # of those that stay, a later exit writes again
         stays = ~(confidence(told["confidence"], given["logits"], index) >= float(thresholds[index]))
         rows, given = rows[stays], {name: each[stays] for name, each in given.items()}

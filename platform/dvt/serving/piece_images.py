@@ -21,6 +21,7 @@ from dvt.serving.batch_work import KEPT_PREFIX, Piece, Work
 MAX_ENCODED_BYTES = 256 * 2**20  # of one image in a shard, which is read whole; several are in memory at a time
 _ROWS_READ = 64  # rows of a Parquet file that are in memory at a time
 _DAMAGED: tuple[type[Exception], ...] = (*CANNOT_READ, pa.ArrowException)  # what reading a Parquet file may raise
+_BAD_TAR: tuple[type[Exception], ...] = (*CANNOT_READ, tarfile.TarError)
 
 
 class PieceImages:
@@ -110,7 +111,7 @@ def _shard_images(address: str) -> Iterator[FoundFile]:
     except tarfile.ReadError as error:
         told = "it is cut off" if "unexpected end of data" in str(error) else "it is not a tar file"
         yield FoundFile(address, told)
-    except (*CANNOT_READ, tarfile.TarError) as error:
+    except _BAD_TAR as error:
         yield FoundFile(address, "it is damaged" if isinstance(error, tarfile.TarError) else reason_of(error))
 
 
