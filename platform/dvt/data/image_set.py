@@ -4,7 +4,6 @@ Shapes: `N` images of the set, `B` batch, `C` channels, `S` image side in pixels
 """
 
 import hashlib
-import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -13,10 +12,10 @@ from functools import cached_property
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import get_worker_info
 
 from dvt.config import CascadeConfig, DataConfig
 from dvt.data.augmenting import Augmenter
+from dvt.data.batch_memory import empty_batch
 from dvt.data.decoding import NOT_READ, Pixels, UndecodableError, decode, decode_as_evaluated
 from dvt.data.encoded import EncodedImage, EncodedImages
 from dvt.data.errors import DataError
@@ -50,21 +49,24 @@ class FileImages:
         """Number of images."""
         return len(self.indices)
 
-    def read(self, indices: Sequence[int], *, epoch: int = 0, seed: int = 0) -> Batch:
-        """The images at `indices`; see `ImageSet`."""
+    def empty(self, count: int) -> torch.Tensor | None:
+        """See `FillsMemory`; None for evaluation."""
+        return empty_batch(count, self.cascade.in_chans, self.cascade.image_size) if self.is_training else None
+
+    def read(self, indices: Sequence[int], *, epoch: int = 0, seed: int = 0, out: torch.Tensor | None = None) -> Batch:
+        """The images at `indices`; see `ImageSet` and `FillsMemory`."""
         wanted = self.indices[np.asarray(indices, dtype=np.int64)]
         encoded = self.images.read(wanted.tolist())
         if not self.is_training:
             prepared = torch.stack([self._evaluate(image) for image in encoded])
             return Batch(prepared, torch.from_numpy(self.images.labels[wanted]))
-        size, chans = self.cascade.image_size, self.cascade.in_chans
-        pixels = _empty_bytes(len(encoded), chans, size, size)
+        pixels = empty_batch(len(encoded), self.cascade.in_chans, self.cascade.image_size) if out is None else out
         found, skipped = [], list[Skipped]()
         fence = global_randomness_restored() if self._augmenter.draws_globally else nullcontext()
         with fence:
-            for out, index, image in zip(pixels, indices, encoded, strict=True):
+            for each, index, image in zip(pixels, indices, encoded, strict=True):
                 decoded, place, failed = self._decode_or_replace(image, index)
-                self._augmenter.into(out, decoded, generator_of(PURPOSE_AUGMENT, seed, epoch, index))
+                self._augmenter.into(each, decoded, generator_of(PURPOSE_AUGMENT, seed, epoch, index))
                 found.append(place)
                 skipped += failed
         return Batch(pixels, torch.from_numpy(self.images.labels[self.indices[found]]), tuple(skipped))
@@ -110,11 +112,3 @@ class FileImages:
             f"{failed[0].name} and the training images after it, {len(failed)} in all, cannot be read as images; "
             "replace or remove them"
         )
-
-
-def _empty_bytes(*shape: int) -> torch.Tensor:
-    """Where a batch is put together; in a reading process memory that the training process shares, to save a copy."""
-    if get_worker_info() is None:
-        return torch.empty(shape, dtype=torch.uint8)
-    shared = torch.UntypedStorage._new_shared(math.prod(shape))  # as torch's own collating does
-    return torch.empty(0, dtype=torch.uint8).set_(shared).view(shape)
