@@ -46,4 +46,5 @@ class BatchMemory:
         """A reserved piece as a tensor, at whose end it is free."""
         array = self._pieces[number].numpy()  # an object of its own each time, which the tensor's memory holds on to
         weakref.finalize(array, self._free.append, number).atexit = False
-        return torch.from_numpy(array)
+        lent: Tensor = torch.from_numpy(array)
+        return lent

@@ -4,7 +4,7 @@ Shapes: `N` images of the set, `B` batch, `C` channels, `S` image side in pixels
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 from dvt.config import CascadeConfig, DataConfig
 from dvt.data.augmenting import Augmenter
 from dvt.data.batch_memory import empty_batch
-from dvt.data.decoding import NOT_READ, Pixels, UndecodableError, decode, decode_as_evaluated
+from dvt.data.decoding import NOT_READ, Pixels, Room, UndecodableError, decode, decode_as_evaluated
 from dvt.data.encoded import EncodedImage, EncodedImages
 from dvt.data.errors import DataError
 from dvt.data.randomness import PURPOSE_AUGMENT, generator_of, global_randomness_restored
 from dvt.data.sets import Batch, Skipped
 from dvt.data.transforms import Transform, eval_transform
 
+# Most that is held decoded at a time: enough for 16 images of ImageNet's usual size, and one of any size.
+DECODED_IMAGES, DECODED_BYTES = 16, 16 * 2**20
 MAX_UNREADABLE_RUN = 100  # images in a row; past that the source is broken, and going on would read all of it
 
 
@@ -61,14 +63,13 @@ class FileImages:
             prepared = torch.stack([self._evaluate(image) for image in encoded])
             return Batch(prepared, torch.from_numpy(self.images.labels[wanted]))
         pixels = empty_batch(len(encoded), self.cascade.in_chans, self.cascade.image_size) if out is None else out
-        found, skipped = [], list[Skipped]()
+        each, found, skipped = iter(pixels), [], list[Skipped]()
         fence = global_randomness_restored() if self._augmenter.draws_globally else nullcontext()
         with fence:
-            for each, index, image in zip(pixels, indices, encoded, strict=True):
-                decoded, place, failed = self._decode_or_replace(image, index)
-                self._augmenter.into(each, decoded, generator_of(PURPOSE_AUGMENT, seed, epoch, index))
-                found.append(place)
-                skipped += failed
+            for group in self._decoded(indices, encoded, skipped):
+                for index, place, decoded in group:
+                    self._augmenter.into(next(each), decoded, generator_of(PURPOSE_AUGMENT, seed, epoch, index))
+                    found.append(place)
         return Batch(pixels, torch.from_numpy(self.images.labels[self.indices[found]]), tuple(skipped))
 
     def fingerprint(self) -> str:
@@ -95,7 +96,26 @@ class FileImages:
             why = image.problem or error.reason.replace("_", " ")
             raise DataError(f"{image.name} cannot be read as an image ({why}); replace or remove it") from error
 
-    def _decode_or_replace(self, image: EncodedImage, index: int) -> tuple[Pixels, int, list[Skipped]]:
+    def _decoded(
+        self, indices: Sequence[int], encoded: Sequence[EncodedImage], skipped: list[Skipped]
+    ) -> Iterator[list[tuple[int, int, Pixels]]]:
+        """Groups of: index, index of the image in its place, its pixels. A group's pixels are good until the next.
+
+        Decoding drives all else out of the processor's caches, so what follows is done to some images at a time.
+        """
+        room, group, held = Room(DECODED_BYTES), list[tuple[int, int, Pixels]](), 0
+        for index, image in zip(indices, encoded, strict=True):
+            pixels, place, failed = self._decode_or_replace(image, index, room)
+            skipped += failed
+            group.append((index, place, pixels))
+            held += pixels.nbytes
+            if len(group) == DECODED_IMAGES or held >= DECODED_BYTES:
+                yield group
+                room.clear()
+                group, held = [], 0
+        yield group
+
+    def _decode_or_replace(self, image: EncodedImage, index: int, room: Room) -> tuple[Pixels, int, list[Skipped]]:
         """The pixels of the image at `index`, or of the next one that reads; its index; what did not read."""
         failed: list[Skipped] = []
         for place in range(index, index + min(len(self), MAX_UNREADABLE_RUN)):
@@ -105,7 +125,7 @@ class FileImages:
             try:
                 if image.problem:
                     raise UndecodableError(NOT_READ)
-                return decode(image.content, self.cascade.in_chans, self.config.max_pixels), found, failed
+                return decode(image.content, self.cascade.in_chans, self.config.max_pixels, room), found, failed
             except UndecodableError as error:
                 failed.append(Skipped(image.name, error.reason))
         raise DataError(

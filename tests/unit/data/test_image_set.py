@@ -95,6 +95,17 @@ def test_a_batch_may_be_put_together_in_memory_that_is_given() -> None:
     assert images(is_training=False).empty(2) is None  # of its own, as float32
 
 
+@pytest.mark.parametrize(("count", "num_bytes"), [(1, 2**20), (3, 2**20), (16, 2 * 48 * 36 * 3), (16, 1)])
+def test_images_do_not_depend_on_how_many_are_decoded_at_a_time(
+    count: int, num_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = images(augment=AugmentConfig())
+    expected = some.read(range(8), epoch=2).images
+    monkeypatch.setattr("dvt.data.image_set.DECODED_IMAGES", count)
+    monkeypatch.setattr("dvt.data.image_set.DECODED_BYTES", num_bytes)
+    assert torch.equal(some.read(range(8), epoch=2).images, expected)
+
+
 @pytest.mark.parametrize("chans", [1, 3])
 def test_evaluation_gives_the_very_numbers_of_the_served_model(chans: int) -> None:
     config = DataConfig(root="unused", crop_pct=0.8, interpolation="bilinear")
