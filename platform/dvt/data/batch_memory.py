@@ -31,7 +31,7 @@ class BatchMemory:
             like: A batch, for its shape, type and layout.
             num_pieces: How many batches there can be at a time, those on their way among them.
         """
-        self._pieces = [torch.empty_like(like).share_memory_() for _ in range(num_pieces)]
+        self._pieces: list[Tensor] = [torch.empty_like(like).share_memory_() for _ in range(num_pieces)]
         self._free = list(range(num_pieces))
 
     def reserve(self) -> int | None:
