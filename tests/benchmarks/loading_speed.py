@@ -32,6 +32,7 @@ from torchvision.transforms import InterpolationMode, v2
 from dvt.config import AugmentConfig, CascadeConfig, DataConfig
 from dvt.data import DataSets, train_batches
 from dvt.data.augmenting import Augmenter, resize
+from dvt.data.batch_memory import empty_batch
 from dvt.data.decoding import decode
 from dvt.data.encoded import EncodedImages
 from dvt.data.folder import FolderFiles
@@ -145,9 +146,8 @@ def stages(images: FolderFiles, rounds: int) -> None:
     box = (60, 40, 440, 320)
     pictures = [Image.fromarray(each) for each in pixels]
     tensors = [torch.from_numpy(each).permute(2, 0, 1) for each in pixels]
-    small = [
-        Image.fromarray(resize(each[part], SIZE, "bicubic").permute(1, 2, 0).contiguous().numpy()) for each in pixels
-    ]
+    small = [Image.fromarray(each[part]).resize((SIZE, SIZE), Image.Resampling.BICUBIC) for each in pixels]
+    out = empty_batch(1, 3, SIZE)[0]
     config, cascade = DataConfig(root="unused"), CascadeConfig(image_size=SIZE)
     augmenter = Augmenter(config, cascade)
     assert augmenter.policy is not None
@@ -167,8 +167,8 @@ def stages(images: FolderFiles, rounds: int) -> None:
         "decode: ours, with checks": (lambda file: decode(file, 3, 2**26), files),
         "decode: Pillow": (lambda file: Image.open(BytesIO(file)).convert("RGB"), files),
         "decode: Pillow with draft": (drafted, files),
-        "resize: torch, bilinear": (lambda each: resize(each[part], SIZE, "bilinear"), pixels),
-        "resize: torch, bicubic": (lambda each: resize(each[part], SIZE, "bicubic"), pixels),
+        "resize: torch, bilinear": (lambda each: resize(each[part], out, "bilinear"), pixels),
+        "resize: torch, bicubic": (lambda each: resize(each[part], out, "bicubic"), pixels),
         "resize: torchvision v2, bicubic": (
             lambda each: v2.functional.resized_crop(each, 40, 60, 280, 380, [SIZE, SIZE], bicubic, True),
             tensors,

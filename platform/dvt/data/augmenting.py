@@ -27,6 +27,10 @@ Pixels = NDArray[np.uint8]
 ASPECT_RATIOS = (3 / 4, 4 / 3)  # narrowest and widest part, width over height
 NUM_TRIES = 10  # to draw a part that lies within the image
 FILTERS = ("bilinear", "bicubic")  # one at random for each image
+RESIZERS = {
+    "bilinear": torch.ops.aten._upsample_bilinear2d_aa.out,
+    "bicubic": torch.ops.aten._upsample_bicubic2d_aa.out,
+}
 
 
 class Augmenter:
@@ -58,41 +62,33 @@ class Augmenter:
             generator: Decides all that is random.
         """
         if self._padding is None:
-            part = self._cropped(pixels, generator)
+            rows, columns = draw_part(pixels.shape[0], pixels.shape[1], self._crop_scale, generator)
+            resize(pixels[rows, columns], out, FILTERS[below(len(FILTERS), generator)])
         else:
-            part = self._moved(pixels, self._padding, generator)
+            resize(pixels, out, self._interpolation)
+            top, left = (below(2 * self._padding + 1, generator) for _ in range(2))
+            whole = F.pad(out, (self._padding,) * 4)  # (c, S + 2 padding, S + 2 padding)
+            out.copy_(whole[:, top : top + self._image_size, left : left + self._image_size])
         if generator.random() < self._hflip:
-            part = part.flip(-1)
+            out.copy_(out.flip(-1))
         if self.policy is not None:
             seed_global_randomness(below(2**32, generator))
-            part = of_picture(self.policy(as_picture(part)))
-        out.copy_(part)
-
-    def _cropped(self, pixels: Pixels, generator: random.Random) -> Tensor:
-        rows, columns = draw_part(pixels.shape[0], pixels.shape[1], self._crop_scale, generator)
-        interpolation = FILTERS[below(len(FILTERS), generator)]
-        return resize(pixels[rows, columns], self._image_size, interpolation)
-
-    def _moved(self, pixels: Pixels, padding: int, generator: random.Random) -> Tensor:
-        """The whole image at the model's size, moved by up to the padding, with black coming in."""
-        size = self._image_size
-        whole = F.pad(resize(pixels, size, self._interpolation), (padding,) * 4)  # (c, S + 2 padding, S + 2 padding)
-        top, left = (below(2 * padding + 1, generator) for _ in range(2))
-        return whole[:, top : top + size, left : left + size]
+            picture = as_picture(out)
+            varied = self.policy(picture)
+            if varied is not picture:
+                out.copy_(of_picture(varied))
 
 
 def as_picture(part: Tensor) -> Image.Image:
-    """A picture of (c, S, S); handing Pillow channels line by line is cheaper than making pixels of them."""
-    mode, raw = ("L", "L") if len(part) == 1 else ("RGB", "RGB;L")
-    lines = part.permute(1, 0, 2).contiguous().numpy()  # (S, c, S)
-    return Image.frombuffer(mode, (lines.shape[2], lines.shape[0]), lines, "raw", raw, 0, 1)
+    """A picture of (c, S, S), fastest where the channels of a pixel lie beside each other."""
+    pixels = part.permute(1, 2, 0).contiguous().numpy()  # (S, S, c)
+    return Image.fromarray(pixels[..., 0] if len(part) == 1 else pixels)
 
 
 def of_picture(picture: Image.Image) -> Tensor:
     """Back to (c, S, S)."""
-    raw = "L" if picture.mode == "L" else "RGB;L"
-    lines = np.frombuffer(bytearray(picture.tobytes("raw", raw)), dtype=np.uint8)  # writable, as torch wants it
-    return torch.from_numpy(lines).view(picture.height, -1, picture.width).permute(1, 0, 2)
+    pixels = np.array(picture)  # (S, S) or (S, S, 3); a copy, as torch wants to be able to write
+    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
 
 
 def draw_part(height: int, width: int, scale: tuple[float, float], generator: random.Random) -> tuple[slice, slice]:
@@ -124,7 +120,14 @@ def draw_part(height: int, width: int, scale: tuple[float, float], generator: ra
     return slice(top, top + part_height), slice(left, left + part_width)
 
 
-def resize(pixels: Pixels, size: int, interpolation: str) -> Tensor:
-    """Resize (H, W, c) to (c, size, size), low-pass filtered where it shrinks."""
-    planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]  # (1, c, H, W), no copy
-    return F.interpolate(planes, size=(size, size), mode=interpolation, antialias=True)[0]
+def resize(pixels: Pixels, out: Tensor, interpolation: str) -> None:
+    """Resize an image, low-pass filtered where it shrinks.
+
+    Args:
+        pixels: (H, W, c)
+        out: (c, height, width) uint8, filled; fastest where the channels of a pixel lie beside each other.
+        interpolation: `bilinear` or `bicubic`.
+    """
+    planes = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]  # (1, c, H, W)
+    # What `torch.nn.functional.interpolate` calls, which cannot write to memory that it is given.
+    RESIZERS[interpolation](planes, out.shape[1:], False, None, None, out=out[None])

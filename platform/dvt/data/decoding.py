@@ -38,13 +38,34 @@ class UndecodableError(Exception):
         self.reason = reason
 
 
-def decode(content: bytes, in_chans: int, max_pixels: int) -> Pixels:
+class Room:
+    """Memory that JPEGs are decoded into one after the other; what does not fit gets memory of its own."""
+
+    def __init__(self, num_bytes: int) -> None:
+        self._memory: NDArray[np.uint8] = np.empty(num_bytes, dtype=np.uint8)
+        self._used = 0
+
+    def take(self, num_bytes: int) -> NDArray[np.uint8] | None:
+        """The next bytes, if so many are left."""
+        end = self._used + num_bytes
+        if end > len(self._memory):
+            return None
+        piece, self._used = self._memory[self._used : end], end
+        return piece
+
+    def clear(self) -> None:
+        """Begin anew; what was decoded is used no more."""
+        self._used = 0
+
+
+def decode(content: bytes, in_chans: int, max_pixels: int, room: Room | None = None) -> Pixels:
     """Decode for training.
 
     Args:
         content: An encoded image.
         in_chans: Channels of the model: 1 is grey, 3 is colour.
         max_pixels: Refuse larger images by their header, before room for them is made.
+        room: Where the pixels go if they fit; None makes new memory.
 
     Returns:
         (H, W, c)
@@ -53,7 +74,7 @@ def decode(content: bytes, in_chans: int, max_pixels: int) -> Pixels:
         UndecodableError: If it cannot be decoded, or is too large.
     """
     if content.startswith(_JPEG):
-        pixels = _decode_jpeg(content, in_chans, max_pixels)
+        pixels = _decode_jpeg(content, in_chans, max_pixels, room)
         if pixels is not None:
             return pixels
     pixels = np.array(decode_as_evaluated(content, in_chans, max_pixels))  # a copy: torch wants to be able to write
@@ -74,7 +95,7 @@ def decode_as_evaluated(content: bytes, in_chans: int, max_pixels: int) -> Image
         raise UndecodableError(_reason_of(error)) from error
 
 
-def _decode_jpeg(content: bytes, in_chans: int, max_pixels: int) -> Pixels | None:
+def _decode_jpeg(content: bytes, in_chans: int, max_pixels: int, room: Room | None) -> Pixels | None:
     """The pixels of a JPEG, or None where Pillow is to decide."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
@@ -82,7 +103,8 @@ def _decode_jpeg(content: bytes, in_chans: int, max_pixels: int) -> Pixels | Non
         if colours not in ("Gray", "YCbCr", "RGB"):
             return None
         wanted = "GRAY" if in_chans == 1 and colours == "Gray" else "RGB"
-        pixels: Pixels = simplejpeg.decode_jpeg(content, wanted)  # strict: a truncated file is an error
+        piece = None if room is None else room.take(height * width * (1 if wanted == "GRAY" else 3))
+        pixels: Pixels = simplejpeg.decode_jpeg(content, wanted, buffer=piece)  # strict: a truncated file is an error
     except ValueError:
         return None
     if in_chans == 1 and wanted == "RGB":

@@ -4,8 +4,7 @@ Shapes: `N` images of the set, `B` batch, `C` channels, `S` image side in pixels
 """
 
 import hashlib
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,17 +12,19 @@ from functools import cached_property
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import get_worker_info
 
 from dvt.config import CascadeConfig, DataConfig
 from dvt.data.augmenting import Augmenter
-from dvt.data.decoding import NOT_READ, Pixels, UndecodableError, decode, decode_as_evaluated
+from dvt.data.batch_memory import empty_batch
+from dvt.data.decoding import NOT_READ, Pixels, Room, UndecodableError, decode, decode_as_evaluated
 from dvt.data.encoded import EncodedImage, EncodedImages
 from dvt.data.errors import DataError
 from dvt.data.randomness import PURPOSE_AUGMENT, generator_of, global_randomness_restored
 from dvt.data.sets import Batch, Skipped
 from dvt.data.transforms import Transform, eval_transform
 
+# Most that is held decoded at a time: enough for 16 images of ImageNet's usual size, and one of any size.
+DECODED_IMAGES, DECODED_BYTES = 16, 16 * 2**20
 MAX_UNREADABLE_RUN = 100  # images in a row; past that the source is broken, and going on would read all of it
 
 
@@ -50,23 +51,25 @@ class FileImages:
         """Number of images."""
         return len(self.indices)
 
-    def read(self, indices: Sequence[int], *, epoch: int = 0, seed: int = 0) -> Batch:
-        """The images at `indices`; see `ImageSet`."""
+    def empty(self, count: int) -> torch.Tensor | None:
+        """See `FillsMemory`; None for evaluation."""
+        return empty_batch(count, self.cascade.in_chans, self.cascade.image_size) if self.is_training else None
+
+    def read(self, indices: Sequence[int], *, epoch: int = 0, seed: int = 0, out: torch.Tensor | None = None) -> Batch:
+        """The images at `indices`; see `ImageSet` and `FillsMemory`."""
         wanted = self.indices[np.asarray(indices, dtype=np.int64)]
         encoded = self.images.read(wanted.tolist())
         if not self.is_training:
             prepared = torch.stack([self._evaluate(image) for image in encoded])
             return Batch(prepared, torch.from_numpy(self.images.labels[wanted]))
-        size, chans = self.cascade.image_size, self.cascade.in_chans
-        pixels = _empty_bytes(len(encoded), chans, size, size)
-        found, skipped = [], list[Skipped]()
+        pixels = empty_batch(len(encoded), self.cascade.in_chans, self.cascade.image_size) if out is None else out
+        each, found, skipped = iter(pixels), [], list[Skipped]()
         fence = global_randomness_restored() if self._augmenter.draws_globally else nullcontext()
         with fence:
-            for out, index, image in zip(pixels, indices, encoded, strict=True):
-                decoded, place, failed = self._decode_or_replace(image, index)
-                self._augmenter.into(out, decoded, generator_of(PURPOSE_AUGMENT, seed, epoch, index))
-                found.append(place)
-                skipped += failed
+            for group in self._decoded(indices, encoded, skipped):
+                for index, place, decoded in group:
+                    self._augmenter.into(next(each), decoded, generator_of(PURPOSE_AUGMENT, seed, epoch, index))
+                    found.append(place)
         return Batch(pixels, torch.from_numpy(self.images.labels[self.indices[found]]), tuple(skipped))
 
     def fingerprint(self) -> str:
@@ -93,7 +96,26 @@ class FileImages:
             why = image.problem or error.reason.replace("_", " ")
             raise DataError(f"{image.name} cannot be read as an image ({why}); replace or remove it") from error
 
-    def _decode_or_replace(self, image: EncodedImage, index: int) -> tuple[Pixels, int, list[Skipped]]:
+    def _decoded(
+        self, indices: Sequence[int], encoded: Sequence[EncodedImage], skipped: list[Skipped]
+    ) -> Iterator[list[tuple[int, int, Pixels]]]:
+        """Groups of: index, index of the image in its place, its pixels. A group's pixels are good until the next.
+
+        Decoding drives all else out of the processor's caches, so what follows is done to some images at a time.
+        """
+        room, group, held = Room(DECODED_BYTES), list[tuple[int, int, Pixels]](), 0
+        for index, image in zip(indices, encoded, strict=True):
+            pixels, place, failed = self._decode_or_replace(image, index, room)
+            skipped += failed
+            group.append((index, place, pixels))
+            held += pixels.nbytes
+            if len(group) == DECODED_IMAGES or held >= DECODED_BYTES:
+                yield group
+                room.clear()
+                group, held = [], 0
+        yield group
+
+    def _decode_or_replace(self, image: EncodedImage, index: int, room: Room) -> tuple[Pixels, int, list[Skipped]]:
         """The pixels of the image at `index`, or of the next one that reads; its index; what did not read."""
         failed: list[Skipped] = []
         for place in range(index, index + min(len(self), MAX_UNREADABLE_RUN)):
@@ -103,18 +125,10 @@ class FileImages:
             try:
                 if image.problem:
                     raise UndecodableError(NOT_READ)
-                return decode(image.content, self.cascade.in_chans, self.config.max_pixels), found, failed
+                return decode(image.content, self.cascade.in_chans, self.config.max_pixels, room), found, failed
             except UndecodableError as error:
                 failed.append(Skipped(image.name, error.reason))
         raise DataError(
             f"{failed[0].name} and the training images after it, {len(failed)} in all, cannot be read as images; "
             "replace or remove them"
         )
-
-
-def _empty_bytes(*shape: int) -> torch.Tensor:
-    """Where a batch is put together; in a reading process memory that the training process shares, to save a copy."""
-    if get_worker_info() is None:
-        return torch.empty(shape, dtype=torch.uint8)
-    shared = torch.UntypedStorage._new_shared(math.prod(shape))  # as torch's own collating does
-    return torch.empty(0, dtype=torch.uint8).set_(shared).view(shape)

@@ -7,8 +7,8 @@ order, so what is left of it can be shared out among any number of ranks.
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +16,12 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from dvt.config import ConfigError, Problem
+from dvt.data.batch_memory import BatchMemory
 from dvt.data.errors import DataError
-from dvt.data.sets import Batch, DataSets, ImageSet
+from dvt.data.sets import Batch, DataSets, FillsMemory, ImageSet, Skipped
+
+BATCHES_AHEAD = 2  # of each reading process, on their way or waiting
+BATCHES_IN_USE = 2  # in the training process: the next one is taken before the one in use is let go
 
 logger = logging.getLogger(__name__)
 
@@ -135,8 +139,12 @@ class _Reader(Dataset[Batch | DataError]):
         self.seed = seed
 
     def __getitem__(self, indices: Sequence[int]) -> Batch | DataError:
+        return self.read(indices)
+
+    def read(self, indices: Sequence[int], **out: torch.Tensor) -> Batch | DataError:
+        """The batch, or what is wrong; of `FillsMemory`, in the memory `out` if that is given."""
         try:
-            return self.images.read(indices, epoch=self.epoch, seed=self.seed)
+            return self.images.read(indices, epoch=self.epoch, seed=self.seed, **out)
         except DataError as error:
             return error  # raised in a reading process it would arrive wrapped in a traceback, no longer one sentence
 
@@ -156,16 +164,62 @@ class _Requests(Sequence[list[int]]):
         return self._plan[index].tolist()
 
 
+class _Filled(NamedTuple):
+    """What a reading process tells of a batch that lies in shared memory."""
+
+    piece: int
+    labels: NDArray[np.int64]  # not a tensor, for which torch would make shared memory too
+    skipped: tuple[Skipped, ...]
+
+
+Request = tuple[int | None, Sequence[int]]  # the piece of memory to be filled, and indices
+
+
+class _Filler(Dataset[_Filled | Batch | DataError]):
+    """Reads batches in other processes, into memory that is shared with them where the images can be put there."""
+
+    def __init__(self, reader: _Reader, requests: Sequence[Sequence[int]], num_workers: int) -> None:
+        self._reader, self._requests, self._memory = reader, requests, None
+        images = reader.images
+        like = images.empty(len(requests[0])) if isinstance(images, FillsMemory) else None
+        if like is not None:
+            self._memory = BatchMemory(like, BATCHES_AHEAD * num_workers + BATCHES_IN_USE)
+
+    def requests(self) -> Iterator[Request]:
+        """Each with a piece of memory that is free when its turn comes; none if all are held on to."""
+        for indices in self._requests:
+            yield None if self._memory is None else self._memory.reserve(), indices
+
+    def __getitem__(self, request: Request) -> _Filled | Batch | DataError:
+        piece, indices = request
+        if piece is None or self._memory is None:
+            return self._reader[indices]
+        batch = self._reader.read(indices, out=self._memory.piece(piece))
+        return batch if isinstance(batch, DataError) else _Filled(piece, batch.labels.numpy(), batch.skipped)
+
+    def taken(self, filled: _Filled | Batch | DataError) -> Batch | DataError:
+        """The batch itself, in the process that it was read for."""
+        if not isinstance(filled, _Filled):
+            return filled
+        assert self._memory is not None
+        return Batch(self._memory.lend(filled.piece), torch.from_numpy(filled.labels), filled.skipped)
+
+
 def _read_all(reader: _Reader, requests: Sequence[Sequence[int]], num_workers: int) -> Iterator[Batch]:
-    batches: Iterable[Batch | DataError] = map(reader.__getitem__, requests)
+    batches = map(reader.__getitem__, requests)
     if num_workers > 0 and requests:
-        batches = DataLoader(
-            reader,
-            sampler=requests,
-            batch_size=None,  # an entry of the sampler is a batch already
-            collate_fn=_as_it_is,
-            num_workers=num_workers,
-            generator=torch.Generator(),  # else it draws a seed from the global generator, which dropout also uses
+        filler = _Filler(reader, requests, num_workers)
+        batches = map(
+            filler.taken,
+            DataLoader(
+                filler,
+                sampler=filler.requests(),
+                batch_size=None,  # an entry of the sampler is a batch already
+                collate_fn=_as_it_is,
+                num_workers=num_workers,
+                prefetch_factor=BATCHES_AHEAD,
+                generator=torch.Generator(),  # else it draws a seed from the global generator, which dropout also uses
+            ),
         )
     for batch in batches:
         if isinstance(batch, DataError):

@@ -5,7 +5,7 @@ Shapes: `B` batch, `C` channels, `S` image side in pixels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -49,6 +49,24 @@ class ImageSet(Protocol):
 
     def fingerprint(self) -> str:
         """What tells this set from another, as a SHA-256 in hex; of files their names and labels, not their bytes."""
+
+
+@runtime_checkable
+class FillsMemory(Protocol):
+    """An `ImageSet` that can put a batch together in memory that it is given, to save making some for each batch."""
+
+    def empty(self, count: int) -> Tensor | None:
+        """Memory for this many images, as `read` fills it; None if it is to make its own."""
+
+    def read(self, indices: Sequence[int], *, epoch: int = 0, seed: int = 0, out: Tensor | None = None) -> Batch:
+        """As `ImageSet.read`.
+
+        Args:
+            indices: See there.
+            epoch: See there.
+            seed: See there.
+            out: What becomes the batch's images, laid out as `empty` does; None makes new memory.
+        """
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,11 @@ import pytest
 import torch
 from PIL import Image
 from timm.data.transforms import RandomResizedCropAndInterpolation
+from torch.nn import functional as F
 
 from dvt.config import AugmentConfig, DataConfig
 from dvt.data.augmenting import Augmenter, as_picture, draw_part, of_picture, resize
+from dvt.data.batch_memory import empty_batch
 from tests.unit.data.images import cascade
 
 PIXELS = np.asarray(
@@ -30,10 +32,14 @@ def augment(pixels: np.ndarray, seed: int = 0, **changes: object) -> torch.Tenso
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("part", PARTS)
 def test_bytes_are_resized_as_pillow_resizes_them(interpolation: str, part: tuple[slice, slice]) -> None:
-    ours = resize(PIXELS[part], 32, interpolation).permute(1, 2, 0).numpy()
+    out = empty_batch(1, 3, 32)[0]
+    resize(PIXELS[part], out, interpolation)
+    ours = out.permute(1, 2, 0).numpy()
     resample = Image.Resampling[interpolation.upper()]
     theirs = np.asarray(Image.fromarray(PIXELS[part].copy()).resize((32, 32), resample))
     assert np.abs(ours.astype(int) - theirs).max() <= 1
+    planes = torch.from_numpy(PIXELS[part].copy()).permute(2, 0, 1)[None]
+    assert torch.equal(out[None], F.interpolate(planes, size=(32, 32), mode=interpolation, antialias=True))
 
 
 def _moments(values: list[float]) -> tuple[float, ...]:

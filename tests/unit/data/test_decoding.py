@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dvt.data.decoding import UndecodableError, decode, decode_as_evaluated
+from dvt.data.decoding import Room, UndecodableError, decode, decode_as_evaluated
 from dvt.inference.preparation import read_image
 
 LIMIT = 2**26
@@ -126,3 +126,25 @@ def test_a_bomb_is_refused_by_its_header_alone(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("dvt.data.decoding.read_image", lambda *_: pytest.fail("it was decoded"))
     assert reason(bytes(jpeg)) == "too_many_pixels"
     assert reason(bytes(png)) == "too_many_pixels"
+
+
+@pytest.mark.parametrize("chans", [1, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_room_that_is_given_does_not_change_pixels(kind: str, chans: int) -> None:
+    expected = decode(KINDS[kind], chans, LIMIT)
+    room = Room(2 * expected.size + 100)
+    for _ in range(2):  # two fit, the third does not
+        first, second, third = (decode(KINDS[kind], chans, LIMIT, room) for _ in range(3))
+        assert not np.shares_memory(first, second)
+        assert all(np.array_equal(each, expected) for each in (first, second, third))
+        room.clear()
+
+
+def test_jpegs_go_into_the_room_one_after_the_other() -> None:
+    room = Room(2 * PIXELS.size)
+    first, second, third = (decode(KINDS["colour JPEG"], 3, LIMIT, room) for _ in range(3))
+    assert second.ctypes.data - first.ctypes.data == PIXELS.size
+    assert not np.shares_memory(first, third)
+    first[:] = 9
+    room.clear()
+    assert np.shares_memory(decode(KINDS["JPEG of 4:4:4"], 3, LIMIT, room), first)

@@ -76,13 +76,34 @@ def test_training_images_are_bytes_with_their_labels() -> None:
     assert len(some) == 4
     assert batch.images.dtype == torch.uint8
     assert batch.images.shape == (2, 3, 16, 16)
-    assert batch.images.is_contiguous()
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)  # as decoding and resizing make pixels
     assert batch.labels.tolist() == [50, 10]
     assert batch.skipped == ()
     picture = Image.open(BytesIO(CONTENTS.contents[5]))
     both = [np.asarray(picture.resize((16, 16), resample)).astype(int) for resample in (2, 3)]
     ours = batch.images[0].permute(1, 2, 0).numpy()
     assert min(np.abs(ours - each).max() for each in both) <= 1
+
+
+def test_a_batch_may_be_put_together_in_memory_that_is_given() -> None:
+    some = images()
+    out = some.empty(2)
+    assert out is not None
+    batch = some.read([2, 0], out=out)
+    assert batch.images is out
+    assert torch.equal(out, some.read([2, 0]).images)
+    assert images(is_training=False).empty(2) is None  # of its own, as float32
+
+
+@pytest.mark.parametrize(("count", "num_bytes"), [(1, 2**20), (3, 2**20), (16, 2 * 48 * 36 * 3), (16, 1)])
+def test_images_do_not_depend_on_how_many_are_decoded_at_a_time(
+    count: int, num_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = images(augment=AugmentConfig())
+    expected = some.read(range(8), epoch=2).images
+    monkeypatch.setattr("dvt.data.image_set.DECODED_IMAGES", count)
+    monkeypatch.setattr("dvt.data.image_set.DECODED_BYTES", num_bytes)
+    assert torch.equal(some.read(range(8), epoch=2).images, expected)
 
 
 @pytest.mark.parametrize("chans", [1, 3])

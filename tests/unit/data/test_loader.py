@@ -151,6 +151,19 @@ def test_reading_processes_change_neither_images_nor_the_global_generator(birds:
     assert set(chain.from_iterable(batch.skipped for batch in here)) == {Skipped(f"{birds}/train/emu/003.jpg", "empty")}
 
 
+def test_memory_of_batches_is_used_again_and_only_when_they_are_gone(birds: Path) -> None:
+    data = open_data(folder_config(birds), cascade(2))
+    expected = [batch.images for batch in _train(data, batch_size=2)]
+    assert len(expected) == 12
+    held = [batch.images for batch in _train(data, batch_size=2, num_workers=1)]
+    places = set()
+    for number, batch in enumerate(_train(data, batch_size=2, num_workers=1)):
+        assert torch.equal(batch.images, expected[number])
+        places.add(batch.images.data_ptr())
+    assert len(places) <= 4  # two on their way, one that comes and one in use
+    assert all(torch.equal(one, other) for one, other in zip(held, expected, strict=True))
+
+
 def test_an_error_in_a_reading_process_stays_one_sentence(birds: Path) -> None:
     test = open_data(folder_config(birds), cascade(2)).test
     assert isinstance(test, FileImages)
