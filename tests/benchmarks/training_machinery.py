@@ -6,8 +6,7 @@ By hand: PYTHONPATH=platform python -m tests.benchmarks.training_machinery [--on
 steps a second from the first row of metrics to the last, reporting and all. Beside the clock it tells the processor
 time of a worker's step, which weighs less what else the machine does; Ray's own processes are not in it. `checkpoint`:
 one run on two processes under Ray Train, in stretches with a row of metrics in the middle; every other one has a
-checkpoint there.
-`start`: a job submitted to a cluster of its own, with the time of each part of its way.
+checkpoint there. `start`: a job submitted to a cluster of its own, with the time of each part of its way.
 """
 
 import argparse
@@ -35,6 +34,7 @@ from dvt.train.loop import Reporter, Worker, train_cascade
 from dvt.train.ray_train import train_on_cluster
 from dvt.train.storage import open_run_folder
 from tests.benchmarks.first_step import print_way_to_first_step
+from tests.integration.cluster import ray_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_WORKERS = 2
@@ -104,8 +104,7 @@ def run(side: str, recipe: Recipe) -> list[tuple[int, float, float, bool]]:
         asked.write_text(json.dumps(to_dict(stored)))
         this = ("-m", "tests.benchmarks.training_machinery", "--side", side, str(asked), str(out))
         torchrun = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={NUM_WORKERS}")
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-        env = kept | {"OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+        env = ray_environment(Path(name)) | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "platform")}
         command = [sys.executable, *(torchrun if side == "torchrun" else ()), *this]
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
