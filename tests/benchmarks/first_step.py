@@ -37,6 +37,7 @@ def loop(recipe, data, worker, reporter):
 
     class First:
         latest = staticmethod(reporter.latest)
+        keep = staticmethod(reporter.keep)
 
         def report(self, metrics, step, checkpoint):
             if step == 1 and worker.rank == 0:
@@ -57,10 +58,10 @@ def summarize_data(recipe):
     return told
 
 
-def train_on_cluster(recipe, folder, make_sink):
+def train_on_cluster(recipe, folder, make_sink, **options):
     marks["run folder, MLflow run"] = time.time()
     Path(f"{OUT}.driver").write_text(json.dumps(marks))
-    return fit(recipe, folder, make_sink, loop)
+    return fit(recipe, folder, make_sink, loop, **options)
 
 
 pipeline.summarize_data, pipeline.train_on_cluster = summarize_data, train_on_cluster

@@ -31,8 +31,8 @@ from dvt.search.objective import validation_front
 from dvt.search.settings import Sharing, SupernetConfig
 from dvt.search.supernet import load_supernet, train_supernet
 from dvt.train.folder_reporter import FolderReporter
-from dvt.train.loop import Worker
 from dvt.train.storage import RunFolder
+from dvt.train.worker import Worker
 from tests.benchmarks.trainings import CPU, Arm, trained
 
 SPACE = Path(__file__).resolve().parents[2] / "search_spaces" / "embedded.yaml"

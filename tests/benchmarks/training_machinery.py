@@ -56,6 +56,9 @@ class Recording:
             self.rows.append((step, time.perf_counter(), time.process_time(), checkpoint is not None))
         self.inner.report(metrics, step, checkpoint)
 
+    def keep(self, folder: Path) -> str:
+        return self.inner.keep(folder)
+
 
 class Nowhere:
     """Keeps nothing."""
@@ -66,6 +69,9 @@ class Nowhere:
 
     def report(self, metrics: Mapping[str, float], step: int, checkpoint: Path | None) -> None:
         """Tell nobody."""
+
+    def keep(self, folder: Path) -> str:
+        return "nowhere"
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Tell nobody."""

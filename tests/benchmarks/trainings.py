@@ -23,7 +23,8 @@ from dvt.exits import ExitScores
 from dvt.models import macs_per_exit
 from dvt.train.checkpoint import load_model
 from dvt.train.evaluate import score_images
-from dvt.train.loop import BEST_METRIC, Worker, train_cascade
+from dvt.train.loop import BEST_METRIC, train_cascade
+from dvt.train.worker import Worker
 
 EMBEDDED = Path(__file__).resolve().parents[2] / "jobs" / "recipes" / "embedded.yaml"
 HEAD_DIM = 32
@@ -133,6 +134,9 @@ class _BestKept:
             self.value = metrics[BEST_METRIC]
             shutil.rmtree(self.best, ignore_errors=True)
             shutil.copytree(checkpoint, self.best)
+
+    def keep(self, folder: Path) -> str:
+        return str(shutil.copytree(folder, self.best.with_name(folder.name)))
 
 
 def _train(recipe: Recipe) -> tuple[ExitScores, ExitScores]:

@@ -115,13 +115,17 @@ def test_a_killed_driver_goes_on_bit_for_bit(cluster: RayCluster, tmp_path: Path
     with driving(words, cwd=whole, env=cluster.env, python=cluster.python) as driver:
         assert driver.finish() == 0, driver.text
 
-    for ending, code in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
+    for ending, code in ((signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGKILL, -signal.SIGKILL)):
         with driving(words, cwd=broken, env=cluster.env, python=cluster.python) as driver:
             driver.wait_for("/8 · step ")  # an epoch done, others to come
             driver.process.send_signal(ending)
             assert driver.finish() == code, driver.text
         if ending == signal.SIGINT:
             assert "interrupted; run the same command again to go on from the last checkpoint" in driver.text
+        if ending == signal.SIGTERM:
+            assert driver.text.endswith(
+                "dvt: ended by SIGTERM, resumable; run the same command again to go on from the last checkpoint\n"
+            )
     with driving(words, cwd=broken, env=cluster.env, python=cluster.python) as driver:
         assert driver.finish() == 0, driver.text
     assert "epoch 1/8" not in driver.text

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import ray
@@ -14,6 +15,7 @@ from ray.exceptions import AuthenticationError
 import dvt
 from dvt.config import ClusterConfig, ConfigError, Problem
 from dvt.config.logs import chosen_format, worker_hook
+from dvt.train.errors import Terminated
 
 _ACCELERATOR = "accelerator_type:"  # how Ray 2.60 names a node's kind of GPU among its resources
 
@@ -54,8 +56,7 @@ def connected(config: ClusterConfig, has_dashboard: bool = False) -> Iterator[No
         ray.init(include_dashboard=has_dashboard, **settings)
     except (ConnectionError, AuthenticationError) as error:
         raise ClusterError(_unreachable(error)) from error
-    # A job that is told to stop ends as by Ctrl-C; set now, as Ray 2.60 sets its own, which aborts.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _terminate)  # set now, as Ray 2.60 sets its own, which aborts
     try:
         node = ray._private.worker.global_worker.node  # Ray 2.60 has no public name for it
         if node is not None and node.head:  # started here
@@ -63,6 +64,10 @@ def connected(config: ClusterConfig, has_dashboard: bool = False) -> Iterator[No
         yield
     finally:
         ray.shutdown()
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated
 
 
 def describe_nodes() -> list[dict[str, Any]]:
@@ -95,16 +100,16 @@ def _check_resources(config: ClusterConfig) -> None:
     """A local Ray never grows, so workers that do not fit would wait for ever."""
     found = ray.cluster_resources()
     problems = []
-    cpus = config.num_workers * config.cpus_per_worker
+    cpus = config.least_workers * config.cpus_per_worker
     if cpus > found.get("CPU", 0):
         rule = (
             f"must be at most {int(found.get('CPU', 0) // config.cpus_per_worker)} on this machine's "
             f"{found.get('CPU', 0):g} CPU cores with cluster.cpus_per_worker {config.cpus_per_worker:g}, "
-            f"got {config.num_workers}"
+            f"got {config.least_workers}"
         )
         problems.append(Problem("cluster.num_workers", rule))
-    if config.use_gpu and config.num_workers > found.get("GPU", 0):
-        rule = f"must be at most {found.get('GPU', 0):g}, the GPUs of this machine, got {config.num_workers}"
+    if config.use_gpu and config.least_workers > found.get("GPU", 0):
+        rule = f"must be at most {found.get('GPU', 0):g}, the GPUs of this machine, got {config.least_workers}"
         problems.append(Problem("cluster.num_workers", rule))
     if problems:
         raise ConfigError(problems)

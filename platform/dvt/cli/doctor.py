@@ -94,7 +94,7 @@ def _all_checks(cluster: "_Cluster", recipe: Recipe, uri: str, asked: argparse.N
     yield judge_versions(nodes)
     yield judge_clocks(cluster.clocks())
     yield judge_disks(nodes, asked.min_free_gib)
-    wanted = recipe.cluster.num_workers * recipe.cluster.worker_resources.get("GPU", 0)
+    wanted = recipe.cluster.most_workers * recipe.cluster.worker_resources.get("GPU", 0)
     yield judge_gpus(nodes, wanted)
     yield _storage(cluster, storage, asked.min_storage_mib_s)
     yield _tracking(cluster, uri)

@@ -12,7 +12,7 @@ from ray.train.torch import TorchTrainer, get_device
 
 from dvt.cli.doctor_rules import LinkSpeed
 from dvt.config import ClusterConfig
-from dvt.train.ray_train import told_error
+from dvt.train.failures import told_error
 
 NUM_BYTES = 64 * 2**20  # as a few buckets of gradients
 _NUM_WARMUPS, _NUM_ROUNDS = 2, 8
@@ -28,19 +28,19 @@ def measure_links(cluster: ClusterConfig, folder: str) -> LinkSpeed | str | None
     Returns:
         The speed; None where there is one worker; or what went wrong.
     """
-    if cluster.num_workers == 1:
+    if cluster.most_workers == 1:
         return None
     free = ray.available_resources()
     for name, each in cluster.worker_resources.items():
-        needed = cluster.num_workers * each
+        needed = cluster.most_workers * each
         if needed > free.get(name, 0):  # Ray Train would wait for it
-            return f"{cluster.num_workers} workers need {needed:g} {name}, of which {free.get(name, 0):g} are free now"
+            return f"{cluster.most_workers} workers need {needed:g} {name}, of which {free.get(name, 0):g} are free now"
     answer: Any = ray.remote(_Answer).options(num_cpus=0).remote()
     trainer = TorchTrainer(
         _work,
         train_loop_config={"answer": answer},
         scaling_config=ray_train.ScalingConfig(
-            num_workers=cluster.num_workers, use_gpu=cluster.use_gpu, resources_per_worker=cluster.worker_resources
+            num_workers=cluster.most_workers, use_gpu=cluster.use_gpu, resources_per_worker=cluster.worker_resources
         ),
         run_config=ray_train.RunConfig(name="links", storage_path=folder),
     )

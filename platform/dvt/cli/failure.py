@@ -1,6 +1,7 @@
 """How a command ends when it cannot go on: one sentence a problem on the error stream, and an exit code.
 
-2 is for what the person typed, 1 for everything else, 130 for Ctrl-C.
+2 is for what the person typed, 130 for Ctrl-C, 75 for SIGTERM, after which the same command goes on (`EX_TEMPFAIL` of
+sysexits.h: whoever started it is invited to try again), 1 for everything else.
 """
 
 import sys
@@ -15,9 +16,9 @@ from dvt.models import WeightsError
 from dvt.serving.errors import BatchPredictionError, ServingError
 from dvt.serving.exported import ExportError
 from dvt.tracking import TrackingError
-from dvt.train.errors import CheckpointError, TrainingError
+from dvt.train.errors import CheckpointError, Terminated, TrainingError
 
-TYPED_WRONG, FAILED, INTERRUPTED = 2, 1, 130
+TYPED_WRONG, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 75
 _VARIABLES = {"tracking_uri": "MLFLOW_TRACKING_URI", "study_uri": "DVT_STUDY_URI"}  # where credentials may stand
 _ELSEWHERE = "the environment, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 
@@ -58,6 +59,9 @@ def exit_code_of(command: Callable[[list[str]], int], words: Sequence[str]) -> i
         place, told = error.filename or "a file", error.strerror or error
         _tell(f"{place} must be readable and writable, got: {told}; mend it and run the same command again")
         return FAILED
+    except Terminated:
+        _tell("ended by SIGTERM, resumable; run the same command again to go on from the last checkpoint")
+        return TERMINATED
     except KeyboardInterrupt:
         _tell("interrupted; run the same command again to go on from the last checkpoint")
         return INTERRUPTED

@@ -90,6 +90,7 @@ def run_recipe(recipe: Recipe, tracking_uri: str, budgets: Sequence[float], cons
         ConfigError: If the recipe does not fit the images or an earlier run.
         CheckpointError: If a checkpoint cannot be read or written.
         DataError: If the images cannot be used.
+        Terminated: If SIGTERM ended it; its last checkpoint is kept.
         TrackingError: If MLflow does not take what there is to record.
         TrainingError: If training cannot go on.
     """
@@ -133,7 +134,7 @@ def _train(run: _Run) -> Checkpoint:
     make_sink = ExportedSinkFactory(MlflowSinkFactory.of(run.record), run.folder.name)
     epochs = run.recipe.optimizer.total_epochs
     with all_handed_on(run.record), shown(run.console, run.folder.name, epochs, make_sink) as make_shown:
-        best = train_on_cluster(run.recipe, run.folder, make_shown)
+        best = train_on_cluster(run.recipe, run.folder, make_shown, ends_by_sigterm=True)
     log_checkpoints(run.record, kept_checkpoints(run.folder))
     return best
 

@@ -127,6 +127,11 @@ def describe(row: Row) -> str:
         parts.append(f"{metrics['train/images_per_s']:.0f} images/s")
     if metrics.get("data/skipped_images"):
         parts.append(f"{metrics['data/skipped_images']:.0f} unreadable images skipped")
+    if metrics.get("train/skipped_steps"):
+        parts.append(f"{metrics['train/skipped_steps']:.0f} steps without a finite loss skipped")
+    if metrics.get("train/num_stragglers"):
+        rank, ratio = metrics["train/slowest_rank"], metrics["train/slowest_ratio"]
+        parts.append(f"worker {rank:.0f} takes {ratio:.1f} times the median worker's time")
     return " · ".join(parts)
 
 

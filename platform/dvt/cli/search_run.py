@@ -70,7 +70,7 @@ def run(words: Sequence[str], prog: str = "dvt search run", default_space: Path 
         space, base=without_password(space.base), first_points=tuple(map(without_password, space.first_points))
     )
     console = Console()
-    with connected(space.base.cluster, has_dashboard=space.base.cluster.num_workers > 1):
+    with connected(space.base.cluster, has_dashboard=space.base.cluster.most_workers > 1):
         data = summarize_data(space.base)
         folder = open_search_folder(space, space.base.run)
         with SearchRecord.opened(space, folder, uri) as record:

@@ -1,6 +1,7 @@
 """What a person asks for: frozen dataclasses, loaded from YAML and command lines with every problem told at once."""
 
 from dvt.config.cascade import CascadeConfig, StageConfig, StageReuse
+from dvt.config.cluster import ClusterConfig
 from dvt.config.data import AugmentConfig, DataConfig
 from dvt.config.load import (
     cascade_from_yaml,
@@ -14,7 +15,6 @@ from dvt.config.load import (
 )
 from dvt.config.problems import ConfigError, Problem, Rules
 from dvt.config.recipe import (
-    ClusterConfig,
     ExitsConfig,
     LossConfig,
     OptimizerConfig,

@@ -236,7 +236,7 @@ def _children(cls: Any, tree: Any) -> Iterator[tuple[Any, Any, Any]]:
         yield from ((name, object if hints is None else hints.get(name), value) for name, value in tree.items())
 
 
-_UNION_MEMBER = re.compile(r"(int|float|str|bool|none|literal\[.*\])")
+_UNION_MEMBER = re.compile(r"(int|float|str|bool|none|(literal|tuple)\[.*\])")
 _WANTED = {
     "bool_parsing": "true or false",
     "bool_type": "true or false",

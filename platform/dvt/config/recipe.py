@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dvt.config.cascade import CascadeConfig
+from dvt.config.cluster import ClusterConfig
 from dvt.config.data import FIXED_BY_SOURCE, DataConfig
 from dvt.config.problems import Rules
 
@@ -85,46 +86,20 @@ class TrainConfig:
     log_every_steps: int = 100  # steps between two rows of the training metrics
     # steps between two checkpoints within an epoch, each with a row of metrics; null keeps them at epochs' ends only
     checkpoint_every_steps: int | None = None
+    # steps in a row with a loss or gradients that are no numbers which are passed over; one more ends the run
+    max_skipped_steps: int = 10
 
     def __post_init__(self) -> None:
         rules = Rules()
         for name in ("micro_batch_size", "grad_accum_steps", "log_every_steps"):
             rules.at_least(name, getattr(self, name), 1)
-        for name in ("seed", "backbone_epochs"):
+        for name in ("seed", "backbone_epochs", "max_skipped_steps"):
             rules.at_least(name, getattr(self, name), 0)
         if self.checkpoint_every_steps is not None:
             rules.at_least("checkpoint_every_steps", self.checkpoint_every_steps, 1)
         if self.ema_decay is not None:
             rules.between("ema_decay", self.ema_decay, 0, 1)
         rules.enforce()
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClusterConfig:
-    """What a run asks of the Ray cluster."""
-
-    num_workers: int = 1  # training workers; one process each, joined by DDP
-    use_gpu: bool = False  # whether each worker has a GPU
-    cpus_per_worker: float = 1  # CPU cores reserved for each worker
-    gpus_per_worker: float = 1  # share of a GPU reserved for each worker where use_gpu; 0.25 puts four on one
-    max_failures: int = 3  # restarts from the last checkpoint after a worker or node is lost
-
-    def __post_init__(self) -> None:
-        rules = Rules()
-        rules.at_least("num_workers", self.num_workers, 1)
-        rules.above("cpus_per_worker", self.cpus_per_worker, 0)
-        rules.require(
-            0 < self.gpus_per_worker <= 1,
-            "gpus_per_worker",
-            f"must be greater than 0 and at most 1, got {self.gpus_per_worker:.15g}",
-        )
-        rules.at_least("max_failures", self.max_failures, 0)
-        rules.enforce()
-
-    @property
-    def worker_resources(self) -> dict[str, float]:
-        """What Ray reserves for each worker, by its names."""
-        return {"CPU": self.cpus_per_worker} | ({"GPU": self.gpus_per_worker} if self.use_gpu else {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,10 +175,18 @@ class Recipe:
             f"must name {self.data.root_told}, got null; add --data.root FOLDER",
         )
         for name in ("calibration_images", "test_images"):
-            count, workers = getattr(self.data, name), self.cluster.num_workers
+            count, workers = getattr(self.data, name), self.cluster.most_workers
             rules.require(
                 count >= workers, f"data.{name}", f"must be at least cluster.num_workers {workers}, got {count}"
             )
+        least, most = self.cluster.worker_range
+        rules.require(
+            self.most_micro_batches % least == 0,
+            "cluster.num_workers.0",
+            f"must divide the {self.most_micro_batches} micro-batches of a step (train.grad_accum_steps "
+            f"{self.train.grad_accum_steps} of {most} workers), got {least}; "
+            f"choose from {', '.join(map(str, self.fitting_workers))}",
+        )
         for name, value in FIXED_BY_SOURCE.get(self.data.source, {}).items():
             got = getattr(self.cascade, name)
             rules.require(
@@ -216,3 +199,14 @@ class Recipe:
                 f"must be even while mixup or cutmix is on, got {self.train.micro_batch_size}",
             )
         rules.enforce()
+
+    @property
+    def most_micro_batches(self) -> int:
+        """Micro-batches of a step over all workers, where there are the most."""
+        return self.train.grad_accum_steps * self.cluster.most_workers
+
+    @property
+    def fitting_workers(self) -> tuple[int, ...]:
+        """Numbers of workers up to the most that share out the micro-batches of a step evenly, in rising order."""
+        counts = range(1, self.cluster.most_workers + 1)
+        return tuple(count for count in counts if self.most_micro_batches % count == 0)

@@ -1,7 +1,7 @@
 """Where images come from: data sets in three disjoint parts, augmentation, and batches that can be resumed anywhere."""
 
 from dvt.data.errors import DataError, check_skipped, count_skipped
-from dvt.data.loader import batches_per_epoch, eval_batches, train_batches, warn_of_too_many_readers
+from dvt.data.loader import batches_per_epoch, eval_batches, train_batches, train_indices, warn_of_too_many_readers
 from dvt.data.on_device import OnDevice
 from dvt.data.prefetch import prefetched
 from dvt.data.randomness import derive_seed
@@ -23,5 +23,6 @@ __all__ = [
     "open_data",
     "prefetched",
     "train_batches",
+    "train_indices",
     "warn_of_too_many_readers",
 ]

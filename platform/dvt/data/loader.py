@@ -99,15 +99,24 @@ def train_batches(
         DataError: While iterating, if no image can be found in place of unreadable ones.
     """
     batches_per_epoch(len(data.train), world_size=world_size, batch_size=batch_size)  # complains of too few images
-    left = data.train_order.indices(len(data.train), seed=seed, epoch=epoch)[seen_images:]
-    count = len(left) // (world_size * batch_size)
-    plan = left[: count * world_size * batch_size].reshape(count, world_size, batch_size)
+    plan = train_indices(
+        data, epoch=epoch, seen_images=seen_images, world_size=world_size, batch_size=batch_size, seed=seed
+    )
     reader, requests = _Reader(data.train, epoch, seed), _Requests(plan[:, rank].copy())
     if data.engine == "ray":
         from dvt.data.ray_data import read_on_cluster  # here, as no other way of reading needs Ray
 
         return read_on_cluster(reader, requests, num_workers)
     return _read_all(reader, requests, num_workers)
+
+
+def train_indices(
+    data: DataSets, *, epoch: int, seen_images: int, world_size: int, batch_size: int, seed: int
+) -> NDArray[np.int64]:
+    """(batches, workers, images a batch): what each batch of `train_batches` holds, by the same arguments."""
+    left = data.train_order.indices(len(data.train), seed=seed, epoch=epoch)[seen_images:]
+    count = len(left) // (world_size * batch_size)
+    return left[: count * world_size * batch_size].reshape(count, world_size, batch_size)
 
 
 def eval_batches(

@@ -22,7 +22,8 @@ from dvt.search.study import CandidateStudy
 from dvt.search.supernet import SHARED, keep_seconds, train_supernet
 from dvt.search.trial import exit_costs, metrics_of, trial_device
 from dvt.train.errors import TrainingError
-from dvt.train.ray_train import told_error, train_on_cluster
+from dvt.train.failures import told_error
+from dvt.train.ray_train import train_on_cluster
 from dvt.train.sink import MetricSinkFactory
 from dvt.train.storage import RunFolder
 

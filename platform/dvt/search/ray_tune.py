@@ -30,8 +30,9 @@ from dvt.search.study import Candidate, CandidateStudy
 from dvt.search.supernet import load_supernet
 from dvt.search.trial import FrontKeeper, exit_costs, metrics_of, read_epochs, tell_logs, train_alone, trial_folder
 from dvt.train.errors import TrainingError
+from dvt.train.failures import FATAL
 from dvt.train.loop import train_cascade
-from dvt.train.ray_train import FATAL, local_copy, train_on_cluster
+from dvt.train.ray_train import local_copy, train_on_cluster
 from dvt.train.storage import RunFolder
 
 _METRIC, _EPOCH, _FAILED = "hypervolume", "epoch", "failed"
@@ -86,7 +87,7 @@ def search_on_cluster(
                 search_alg=searcher,
                 scheduler=_scheduler(space, folder, study),
                 max_concurrent_trials=parallel,
-                reuse_actors=cluster.num_workers == 1,  # a thread that waits for other workers cannot be ended
+                reuse_actors=cluster.most_workers == 1,  # a thread that waits for other workers cannot be ended
             ),
             run_config=tune.RunConfig(
                 name=folder.name,
@@ -112,14 +113,14 @@ def room_for(cluster: ClusterConfig, reading: int = 0) -> int:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     workers = sum(min(int(node.get(name, 0) / amount + 1e-9) for name, amount in need.items()) for node in nodes)
     workers = min(workers, int(sum(node.get("CPU", 0) for node in nodes) / (need["CPU"] + reading) + 1e-9))
-    if workers < cluster.num_workers:
+    if workers < cluster.most_workers:
         told = ", ".join(f"{amount:g} {name}" for name, amount in need.items())
         told += " and 1 CPU to read images" * reading
         raise TrainingError(
-            f"the cluster must have room for the {cluster.num_workers} workers of a trial with {told} each, got room "
+            f"the cluster must have room for the {cluster.most_workers} workers of a trial with {told} each, got room "
             f"for {workers}; add nodes or lower base.cluster.num_workers"
         )
-    return workers // cluster.num_workers
+    return workers // cluster.most_workers
 
 
 def load_shared(space: Space, shared: ray_train.Checkpoint) -> ElasticCascade:
@@ -134,7 +135,7 @@ def load_shared(space: Space, shared: ray_train.Checkpoint) -> ElasticCascade:
 
 def trial_resources(cluster: ClusterConfig) -> dict[str, float]:
     """What Tune reserves for a trial: all of a single worker; several are reserved by Ray Train."""
-    return cluster.worker_resources if cluster.num_workers == 1 else _NEXT_TO_NOTHING
+    return cluster.worker_resources if cluster.most_workers == 1 else _NEXT_TO_NOTHING
 
 
 class _StudySearcher(Searcher):
@@ -269,7 +270,7 @@ def _run_trial(config: dict[str, Any], folder: RunFolder, space: Space, shared: 
 
 
 def _train(recipe: Recipe, place: RunFolder, keeper: FrontKeeper) -> None:
-    if recipe.cluster.num_workers == 1:
+    if recipe.cluster.most_workers == 1:
         train_alone(recipe, place, keeper, lambda metrics: tune.report(dict(metrics)))
     else:
         loop = partial(train_cascade, on_scores=keeper.start_clock())

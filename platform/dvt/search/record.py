@@ -121,7 +121,7 @@ def read_shared(space: Space, folder: RunFolder) -> SharedResult:
         for candidate, _ in study.candidates()
         if (measured := read_inherited(folder, candidate.number))
     ]
-    train_s = space.base.cluster.num_workers * sum(read_seconds(folder.child(SHARED)))
+    train_s = space.base.cluster.most_workers * sum(read_seconds(folder.child(SHARED)))
     return SharedResult(space.base, tuple(inherited), train_s)
 
 

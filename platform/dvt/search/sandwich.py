@@ -19,10 +19,10 @@ from dvt.config import CascadeConfig, Recipe
 from dvt.data import Batch, OnDevice, derive_seed
 from dvt.search.elastic import ElasticCascade
 from dvt.search.space import Space
-from dvt.train.loop import Worker
 from dvt.train.losses import cascade_loss
 from dvt.train.state import ModelState
 from dvt.train.step import autocast
+from dvt.train.worker import Worker
 
 
 @dataclass(frozen=True)

@@ -205,6 +205,11 @@ class Space:
             "base.exits.budgets_macs",
             f"must be empty, since cascades differ in what their first exit costs, got {', '.join(map(str, budgets))}",
         )
+        rules.require(
+            not self.base.cluster.is_elastic,
+            "base.cluster.num_workers",
+            f"must be one number in a search, got {list(self.base.cluster.worker_range)}",
+        )
         weights, counts = len(self.base.loss.exit_weights), self.cascade.num_exits
         rules.require(
             weights == 0 or counts == (weights,),

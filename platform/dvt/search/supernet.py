@@ -18,17 +18,10 @@ from dvt.search.settings import SupernetConfig, require_sharable
 from dvt.search.space import Space
 from dvt.train.checkpoint import load_checkpoint, load_weights, restore, save_checkpoint
 from dvt.train.errors import CheckpointError, TrainingError
-from dvt.train.loop import (
-    BEST_METRIC,
-    Reporter,
-    Worker,
-    add_up,
-    count_steps_per_epoch,
-    gather_skipped,
-    measure_exits,
-)
+from dvt.train.loop import BEST_METRIC, Reporter, count_steps_per_epoch, measure_exits
 from dvt.train.state import ModelState
 from dvt.train.storage import RunFolder
+from dvt.train.worker import Worker, add_up, gather_skipped
 
 SHARED = "supernet"  # in a search's folder, where the shared weights are trained
 SUPERNET = "supernet.json"  # in a checkpoint, what determines the shared weights besides the recipe

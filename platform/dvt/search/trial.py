@@ -22,9 +22,10 @@ from dvt.models import Cascade, macs_per_exit
 from dvt.search.choices import BudgetRange
 from dvt.search.objective import EpochFront, validation_front
 from dvt.train.folder_reporter import FolderReporter, last_checkpoint
-from dvt.train.loop import Worker, train_cascade
+from dvt.train.loop import train_cascade
 from dvt.train.past_run import best_name
 from dvt.train.storage import RUN, RunFolder
+from dvt.train.worker import Worker
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ class FrontKeeper:
         budget: float | None = None,
     ) -> None:
         self._folder = folder
-        self._num_workers = recipe.cluster.num_workers
+        self._num_workers = recipe.cluster.most_workers
         self._budgets = budgets
         self._costs = tuple(costs)
         self._budget = budget

@@ -23,7 +23,7 @@ from dvt.serving.batch_work import Piece, pieces_of, pieces_table
 from dvt.serving.errors import BatchPredictionError
 from dvt.serving.part_writer import PartWriter
 from dvt.serving.prediction import Classifier
-from dvt.train.ray_train import told_error
+from dvt.train.failures import told_error
 
 
 class _Worker:
@@ -57,7 +57,7 @@ def predict_on_cluster(
         BatchPredictionError: If a part cannot be written, or workers are lost again and again.
     """
     _quieten()
-    pool = ActorPoolStrategy(min_size=1, max_size=cluster.num_workers, initial_size=cluster.num_workers)
+    pool = ActorPoolStrategy(min_size=1, max_size=cluster.most_workers, initial_size=cluster.most_workers)
     resources = cluster.worker_resources
     made = ray.data.from_arrow([pieces_table([piece]) for piece in pieces]).map_batches(
         _Worker,

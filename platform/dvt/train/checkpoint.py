@@ -48,6 +48,7 @@ class Checkpoint:
         step: Optimizer steps taken.
         optimizer: The optimizer's state dict.
         position: Where the run stands among its images; None where it follows from `step`, as in older checkpoints.
+        skipped_steps: How many steps changed nothing, and how many of them were the last ones.
     """
 
     folder: Path
@@ -55,6 +56,7 @@ class Checkpoint:
     step: int
     optimizer: Mapping[str, Any]
     position: Position | None = None
+    skipped_steps: tuple[int, int] = (0, 0)
 
     @property
     def weights(self) -> Path:
@@ -90,6 +92,7 @@ def save_checkpoint(
             "format": FORMAT,
             "step": state.step,
             "optimizer": state.optimizer.state_dict(),
+            "skipped_steps": [state.skipped_steps, state.skipped_in_a_row],
             "sha256": {path.name: _sha256(path) for path in sorted(partial.iterdir())},
         }
         if state.position is not None:
@@ -131,7 +134,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     with _readable(folder, CONFIG):
         recipe = recipe_from_dict(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")))
     position = Position.from_plain(content["position"]) if "position" in content else None
-    return Checkpoint(folder, recipe, content["step"], content["optimizer"], position)
+    skipped = tuple(content.get("skipped_steps", (0, 0)))  # older ones have none
+    return Checkpoint(folder, recipe, content["step"], content["optimizer"], position, skipped)
 
 
 def _checksums(content: dict[str, Any], path: Path) -> dict[str, str]:
@@ -158,6 +162,7 @@ def restore(state: ModelState, checkpoint: Checkpoint, recipe: Recipe) -> None:
         load_weights(state.ema.module, checkpoint.folder / EMA)
     state.restore(checkpoint.step, checkpoint.optimizer)
     state.position = checkpoint.position
+    state.skipped_steps, state.skipped_in_a_row = checkpoint.skipped_steps
 
 
 def load_model(folder: Path) -> Cascade:

@@ -11,6 +11,7 @@ from dvt.config import Recipe
 from dvt.train.storage import RunFolder
 
 ELAPSED = "train/elapsed_s"  # since the workers of this try began
+NUM_WORKERS = "train/num_workers"  # of this try
 _FOLDER = "tries"  # in the run's folder
 
 
@@ -21,12 +22,14 @@ class CostMeter:
     Attributes:
         folder: Keeps the seconds of each try, a file each.
         unit: `gpu` or `cpu`.
-        num_devices: How many of them the run holds.
+        num_devices: How many of them the run holds with its most workers.
+        most_workers: How many these are; a try with fewer counts for so much less.
     """
 
     folder: RunFolder
     unit: str
     num_devices: float
+    most_workers: int
     _earlier_s: float = 0.0
     _try: int = 0
     _last_s: float = field(default=float("inf"))  # so that the first report begins a try
@@ -37,20 +40,21 @@ class CostMeter:
         resources = recipe.cluster.worker_resources
         unit = "gpu" if resources.get("GPU") else "cpu"
         place = replace(folder.child(_FOLDER), lock=None)  # a lock crosses no process border
-        return cls(place, unit, recipe.cluster.num_workers * float(resources[unit.upper()]))
+        most = recipe.cluster.most_workers
+        return cls(place, unit, most * float(resources[unit.upper()]), most)
 
     def add(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """The run's cost with a report of its workers; kept where an epoch ended.
 
         Args:
-            metrics: With `train/elapsed_s`, which starts anew in each try.
+            metrics: With `train/elapsed_s`, which starts anew in each try; `train/num_workers` unless all are there.
 
         Returns:
             `cost/gpu_hours` or `cost/cpu_hours`; nothing where the report tells no time.
         """
         if ELAPSED not in metrics:
             return {}
-        elapsed_s = metrics[ELAPSED]
+        elapsed_s = metrics[ELAPSED] * metrics.get(NUM_WORKERS, self.most_workers) / self.most_workers
         if elapsed_s < self._last_s:  # the workers were started again, or this process was
             if self._try:
                 self.folder.write(f"{self._try:04d}", str(self._last_s))

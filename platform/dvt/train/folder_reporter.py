@@ -1,7 +1,7 @@
 """A `Reporter` for a training in this process alone: the last checkpoint lies in the run's folder, whole or not there.
 
-`checkpoints/<step>/` is written first, then `latest.json`, which names it; then the one before is removed. What a
-killed process left of one is not named, and written anew.
+`checkpoints/<step>/` is written first, on a disk under another name, then `latest.json`, which names it; then the one
+before is removed. What a killed process or a full disk left of one is not named, and written anew.
 """
 
 import json
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from dvt.train.failures import not_kept
 from dvt.train.past_run import CHECKPOINTS, local_checkpoint
 from dvt.train.storage import RunFolder
 
@@ -40,25 +41,47 @@ class FolderReporter:
                 yield place
 
     def report(self, metrics: Mapping[str, float], step: int, checkpoint: Path | None) -> None:
-        """Let a checkpoint take the place of the one before, and hand metrics on."""
+        """Let a checkpoint take the place of the one before, and hand metrics on.
+
+        Raises:
+            CheckpointError: If the storage does not take it; the one before is still there.
+        """
         if checkpoint is not None:
             self._keep(f"{step:09d}", checkpoint)
         self._on_metrics(metrics, step)
 
+    def keep(self, folder: Path) -> str:
+        """Copy a folder into the run's own; returns its address there."""
+        self._folder.put(folder)
+        return f"{self._folder.address}/{folder.name}"
+
     def _keep(self, name: str, checkpoint: Path) -> None:
         filesystem, root = self._folder.filesystem, f"{self._folder.path}/{CHECKPOINTS}"
-        filesystem.makedirs(root, exist_ok=True)
-        place = f"{root}/{name}"
+        try:
+            filesystem.makedirs(root, exist_ok=True)
+            self._put(checkpoint, f"{root}/{name}")
+            self._folder.write(LATEST, json.dumps({"checkpoint": name}))
+            for old in filesystem.ls(root, detail=False):
+                if old.rstrip("/").rpartition("/")[2] != name:
+                    filesystem.rm(old, recursive=True)
+        except OSError as error:
+            raise not_kept(error) from error
+
+    def _put(self, checkpoint: Path, place: str) -> None:
+        filesystem = self._folder.filesystem
         if filesystem.exists(place):
             filesystem.rm(place, recursive=True)
-        if self._folder.is_local:
-            shutil.copytree(checkpoint, place)
-        else:
+        if not self._folder.is_local:
             filesystem.put(f"{checkpoint}/", f"{place}/", recursive=True)
-        self._folder.write(LATEST, json.dumps({"checkpoint": name}))
-        for old in filesystem.ls(root, detail=False):
-            if old.rstrip("/").rpartition("/")[2] != name:
-                filesystem.rm(old, recursive=True)
+            return
+        partial = Path(f"{place}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            shutil.copytree(checkpoint, partial)
+            partial.rename(place)
+        except OSError:
+            shutil.rmtree(partial, ignore_errors=True)  # gives its space back
+            raise
 
 
 def last_checkpoint(folder: RunFolder) -> str | None:

@@ -4,17 +4,15 @@ A newcomer's path: `jobs/train_imagenet.py` -> `dvt/cli/train.py` -> here -> `dv
 """
 
 import logging
-import math
 import tempfile
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dvt.config import ConfigError, Problem, Recipe
@@ -23,7 +21,6 @@ from dvt.data import (
     Batch,
     DataSets,
     OnDevice,
-    Skipped,
     batches_per_epoch,
     check_skipped,
     count_skipped,
@@ -34,34 +31,23 @@ from dvt.data import (
 from dvt.exits import ExitScores
 from dvt.models import Cascade
 from dvt.train.checkpoint import load_checkpoint, restore, save_checkpoint
-from dvt.train.cost import ELAPSED
-from dvt.train.errors import TrainingError
 from dvt.train.evaluate import score_images
 from dvt.train.init_from import init_from
-from dvt.train.node_usage import node_usage
-from dvt.train.position import Position, images_per_step
+from dvt.train.inspection import check_passed_over
+from dvt.train.interval import Timed, train_metrics
+from dvt.train.notice import Order
+from dvt.train.pace import StragglerWatch
+from dvt.train.position import Position, accum_steps, images_per_step
 from dvt.train.state import TrainingState
 from dvt.train.step import Stepper, StepSums
+from dvt.train.worker import Worker, add_up, gather, gather_skipped
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
 # Told the scores of all calibration images and the number of epochs; gives more metrics. Called by rank 0, picklable.
 OnScores = Callable[[ExitScores, int], Mapping[str, float]]
 Loop = Callable[[Recipe, DataSets, "Worker", "Reporter"], None]  # `train_cascade`, or what trains another model
 BEST_METRIC = "calibration/top1_mean"  # the checkpoint with the highest one is kept besides the last
-
-
-@dataclass(frozen=True)
-class Worker:
-    """This process among the training workers."""
-
-    device: torch.device
-    rank: int = 0
-    world_size: int = 1
-    node_rank: int = 0  # of its node among the nodes
-    local_rank: int = 0  # among the workers of its node; the first reports how busy the node is
-    begun_s: float = field(default_factory=time.perf_counter)
 
 
 class Reporter(Protocol):
@@ -73,11 +59,14 @@ class Reporter(Protocol):
     def report(self, metrics: Mapping[str, float], step: int, checkpoint: Path | None) -> None:
         """Tell metrics; called by all workers at the same step, with a checkpoint by rank 0 only."""
 
+    def keep(self, folder: Path) -> str:
+        """Copy a local folder into the run's storage, where a person may look at it; returns its address there."""
+
 
 def train_cascade(
     recipe: Recipe, data: DataSets, worker: Worker, reporter: Reporter, on_scores: OnScores | None = None
 ) -> None:
-    """Train from the last checkpoint of this run, or from the start, to the last epoch.
+    """Train from the last checkpoint of this run, or from the start, to the last epoch or until notice of the end.
 
     The same number of steps gives the same weights, bit for bit on one CPU worker, however often it was interrupted.
 
@@ -92,7 +81,7 @@ def train_cascade(
         CheckpointError: If a checkpoint cannot be read or written.
         ConfigError: If an epoch has too few images for one step.
         DataError: If too many training images, or any calibration image, cannot be read.
-        TrainingError: If the loss is no number any more.
+        TrainingError: If too many steps in a row had a loss or gradients that are no numbers.
     """
     steps_per_epoch = count_steps_per_epoch(recipe, len(data.train), worker.world_size)
     state = _start(recipe, steps_per_epoch, worker, reporter)
@@ -101,14 +90,17 @@ def train_cascade(
     if recipe.train.compile:  # of the average, which only measures, nothing is compiled
         state.model.compile_stages()
     on_device = OnDevice.of(recipe, data)
-    ranks = _gather(worker.node_rank, worker).count(worker.node_rank)
+    ranks = gather(worker.node_rank, worker).count(worker.node_rank)
     if worker.local_rank == 0 and recipe.data.engine == "local":
         warn_of_too_many_readers(recipe.data.loader_workers, ranks)
     stepper = Stepper(recipe, _wrap(state.model, worker), state, on_device, worker.device, worker.rank, state.step)
     start = state.position or Position.after(state.step, steps_per_epoch, images_per_step(recipe, worker.world_size))
+    watch = StragglerWatch(recipe.cluster.straggler_factor, recipe.cluster.straggler_logs)
     for epoch in range(start.epoch, recipe.optimizer.total_epochs):
         begun = start if epoch == start.epoch else Position(epoch=epoch)
-        metrics = _run_epoch(stepper, data, begun, steps_per_epoch, worker, reporter)
+        metrics = _run_epoch(stepper, data, begun, steps_per_epoch, worker, reporter, watch)
+        if metrics is None:
+            return
         metrics |= _measure(state, recipe, data, worker, on_scores, epoch + 1)
         state.position = Position(epoch=epoch + 1)
         _report_checkpoint(metrics | {"epoch": epoch + 1}, state, recipe, worker, reporter)
@@ -131,7 +123,7 @@ def count_steps_per_epoch(recipe: Recipe, num_images: int, world_size: int) -> i
         ConfigError: If there are not enough images for one step.
     """
     batches = batches_per_epoch(num_images, world_size=world_size, batch_size=recipe.train.micro_batch_size)
-    accum = recipe.train.grad_accum_steps
+    accum = accum_steps(recipe, world_size)
     if accum > batches:
         rule = f"must be at most {batches}, the micro-batches of each worker in an epoch, got {accum}"
         raise ConfigError([Problem("train.grad_accum_steps", rule)])
@@ -159,13 +151,52 @@ def _wrap(model: nn.Module, worker: Worker) -> nn.Module:
 
 
 def _run_epoch(
-    stepper: Stepper, data: DataSets, begun: Position, steps_per_epoch: int, worker: Worker, reporter: Reporter
-) -> dict[str, float]:
-    """Take the epoch's remaining steps; returns the metrics that were not reported yet."""
+    stepper: Stepper,
+    data: DataSets,
+    begun: Position,
+    steps_per_epoch: int,
+    worker: Worker,
+    reporter: Reporter,
+    watch: StragglerWatch,
+) -> dict[str, float] | None:
+    """Take the epoch's remaining steps; returns the metrics that were not reported yet, None if the run is to end."""
     recipe, state = stepper.recipe, stepper.state
-    accum, images_a_step = recipe.train.grad_accum_steps, images_per_step(recipe, worker.world_size)
+    accum, images_a_step = accum_steps(recipe, worker.world_size), images_per_step(recipe, worker.world_size)
     state.align_schedule(begun.epoch * steps_per_epoch + begun.images // images_a_step)
-    batches = train_batches(
+    batches = prefetched(_batches(recipe, data, begun, worker), worker.device)
+    timed = Timed(batches)
+    stepper.model.train()
+    sums, skipped = StepSums.zeros(recipe.cascade.num_exits, worker.device, state.skipped_in_a_row), set(begun.skipped)
+    ends = range(begun.images + images_a_step, len(data.train) + 1, images_a_step)  # images seen after each step
+    for seen in ends:
+        stepper.step([next(timed) for _ in range(accum)], sums)
+        bind(step=state.step)
+        order = worker.notice.after(state.step)
+        is_last, is_kept = seen == ends[-1], _is_due(state.step, recipe.train.checkpoint_every_steps)
+        if is_last or is_kept or _is_due(state.step, recipe.train.log_every_steps) or order != Order.GO_ON:
+            skipped |= gather_skipped(sums.skipped, worker)
+            reached = replace(begun, images=seen, skipped=tuple(sorted(skipped)))
+            metrics = train_metrics(stepper, sums, timed, worker, watch) | count_skipped(skipped)
+            check_skipped(skipped, len(data.train))
+            check_passed_over(stepper, sums, data, reached, worker, reporter.keep)
+            if is_last and order == Order.GO_ON:
+                return metrics
+            if is_kept or order != Order.GO_ON:
+                state.position = reached
+                _report_checkpoint(metrics, state, recipe, worker, reporter)
+            else:
+                reporter.report(metrics, state.step, checkpoint=None)
+            if order == Order.STOP:
+                return None
+            if is_last:
+                break
+            in_a_row = state.skipped_in_a_row
+            sums, timed = StepSums.zeros(recipe.cascade.num_exits, worker.device, in_a_row), Timed(batches)
+    return count_skipped(skipped)  # no step was left, or the last one's metrics were told with a checkpoint
+
+
+def _batches(recipe: Recipe, data: DataSets, begun: Position, worker: Worker) -> Iterator[Batch]:
+    return train_batches(
         data,
         epoch=begun.epoch,
         seen_images=begun.images,
@@ -175,84 +206,10 @@ def _run_epoch(
         seed=recipe.train.seed,
         num_workers=recipe.data.loader_workers,
     )
-    batches = prefetched(batches, worker.device)
-    timed = _Timed(batches)
-    stepper.model.train()
-    sums, skipped = StepSums.zeros(recipe.cascade.num_exits, worker.device), set(begun.skipped)
-    ends = range(begun.images + images_a_step, len(data.train) + 1, images_a_step)  # images seen after each step
-    for seen in ends:
-        stepper.step([next(timed) for _ in range(accum)], sums)
-        bind(step=state.step)
-        is_last, is_kept = seen == ends[-1], _is_due(state.step, recipe.train.checkpoint_every_steps)
-        if is_last or is_kept or _is_due(state.step, recipe.train.log_every_steps):
-            skipped |= gather_skipped(sums.skipped, worker)
-            metrics = _train_metrics(stepper, sums, timed, worker) | count_skipped(skipped)
-            check_skipped(skipped, len(data.train))
-            if is_last:
-                return metrics
-            if is_kept:
-                state.position = replace(begun, images=seen, skipped=tuple(sorted(skipped)))
-                _report_checkpoint(metrics, state, recipe, worker, reporter)
-            else:
-                reporter.report(metrics, state.step, checkpoint=None)
-            sums, timed = StepSums.zeros(recipe.cascade.num_exits, worker.device), _Timed(batches)
-    return count_skipped(skipped)  # no step was left, as each has more images than before
 
 
 def _is_due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
-
-
-class _Timed(Iterator[Batch]):
-    """Batches, with the time spent waiting for them and the time since the first was asked for, in seconds."""
-
-    def __init__(self, batches: Iterator[Batch]) -> None:
-        self._batches = batches
-        self._start = time.perf_counter()
-        self.waited_s = 0.0
-
-    def __next__(self) -> Batch:
-        asked = time.perf_counter()
-        batch = next(self._batches)
-        self.waited_s += time.perf_counter() - asked
-        return batch
-
-    @property
-    def elapsed_s(self) -> float:
-        return time.perf_counter() - self._start
-
-
-def _train_metrics(stepper: Stepper, sums: StepSums, timed: _Timed, worker: Worker) -> dict[str, float]:
-    """What the steps since the last log came to, over all workers."""
-    counts = sums.loss.new_tensor([sums.images, sums.micro_batches])
-    totals = add_up(torch.cat((sums.loss[None], sums.per_exit, sums.correct, counts)), worker)
-    loss, *rest, images, micro_batches = totals.tolist()
-    num_exits = len(sums.per_exit)
-    if not math.isfinite(loss):
-        raise TrainingError(
-            f"the loss must stay a number, got {loss} up to step {stepper.state.step}; "
-            f"lower optimizer.lr or set optimizer.clip_grad"
-        )
-    metrics = {
-        "train/loss": loss / micro_batches,
-        "train/lr": stepper.state.optimizer.param_groups[0]["lr"],
-        "train/images_per_s": images / timed.elapsed_s,
-        "train/data_wait_s": timed.waited_s,
-        ELAPSED: time.perf_counter() - worker.begun_s,
-    }
-    for node_rank, usage in _gather(_usage(worker), worker):
-        metrics |= {f"system/node_{node_rank}/{name}": value for name, value in usage.items()}
-    for index in range(num_exits):
-        metrics[f"train/exit_{index + 1}/loss"] = rest[index] / micro_batches
-        metrics[f"train/exit_{index + 1}/top1"] = rest[num_exits + index] / images
-    if worker.device.type == "cuda":
-        metrics["train/gpu_memory_gib"] = torch.cuda.max_memory_allocated(worker.device) / 2**30
-    return metrics
-
-
-def _usage(worker: Worker) -> tuple[int, dict[str, float]]:
-    """How busy a worker's node is, told once a node."""
-    return worker.node_rank, node_usage() if worker.local_rank == 0 else {}
 
 
 def _measure(
@@ -263,7 +220,7 @@ def _measure(
     metrics = {f"calibration/exit_{index}/top1": value for index, value in enumerate(top1, start=1)}
     metrics[BEST_METRIC] = sum(top1) / len(top1)
     if on_scores is not None:
-        all_scores = ExitScores.join(_gather(scores, worker))
+        all_scores = ExitScores.join(gather(scores, worker))
         metrics |= on_scores(all_scores, epoch) if worker.rank == 0 else {}
     return metrics
 
@@ -275,23 +232,3 @@ def measure_exits(model: Cascade, recipe: Recipe, data: DataSets, worker: Worker
     totals = add_up(torch.cat((correct, correct.new_tensor([scores.num_images]))).double().to(worker.device), worker)
     *per_exit, images = totals.tolist()
     return [correct / images for correct in per_exit], scores
-
-
-def add_up(values: Tensor, worker: Worker) -> Tensor:
-    """The sum over all workers."""
-    if worker.world_size > 1:
-        distributed.all_reduce(values)
-    return values
-
-
-def gather_skipped(skipped: Collection[Skipped], worker: Worker) -> set[Skipped]:
-    """What any worker skipped."""
-    return {image for part in _gather(list(skipped), worker) for image in part}
-
-
-def _gather(part: T, worker: Worker) -> list[T]:
-    """What each worker has, by rank."""
-    gathered = [part] * worker.world_size
-    if worker.world_size > 1:
-        distributed.all_gather_object(gathered, part)
-    return gathered

@@ -21,6 +21,7 @@ CHECKPOINTS = "checkpoints"
 # writes null for what is not, and then cannot go on.
 UNMEASURED = -1.0
 SNAPSHOT = "checkpoint_manager_snapshot.json"  # as Ray Train 2.60 writes it
+SAVED_SNAPSHOT = "checkpoints.json"  # in the run's folder, Ray Train's list as it was last whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +143,35 @@ def kept_checkpoints(folder: RunFolder) -> tuple[KeptCheckpoint, ...]:
             f"{folder.address}/{place} must list the run's checkpoints, got a file that cannot be read"
         ) from error
     return tuple(sorted(kept, key=lambda each: each.step))
+
+
+def keep_snapshot(folder: RunFolder) -> None:
+    """Save Ray Train's list of checkpoints beside them, where a run writes it into a folder of a disk.
+
+    Ray Train 2.60 writes it in place: a kill or a full disk at that moment leaves half of it, and a run that cannot go
+    on. It removes older checkpoints only after the write, so all that the saved list names are still there then.
+    """
+    if folder.is_local:  # an object appears in a bucket when it is complete
+        folder.write(SAVED_SNAPSHOT, folder.read(f"{CHECKPOINTS}/{SNAPSHOT}"))
+
+
+def restore_snapshot(folder: RunFolder) -> None:
+    """Put the saved list of checkpoints back if Ray Train's own was cut off while it was written."""
+    place = f"{CHECKPOINTS}/{SNAPSHOT}"
+    if not folder.is_local or not folder.has(place) or _is_json(folder.read(place)):
+        return
+    if folder.has(SAVED_SNAPSHOT):
+        folder.write(place, folder.read(SAVED_SNAPSHOT))
+    else:  # it was the first
+        folder.filesystem.rm(f"{folder.path}/{place}")
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def remove_orphans(folder: RunFolder) -> None:

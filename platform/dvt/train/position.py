@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from dvt.config import Recipe
+from dvt.config import ConfigError, Problem, Recipe
 from dvt.data import Skipped
 
 
@@ -44,6 +44,23 @@ class Position:
         return {"epoch": self.epoch, "images": self.images, "skipped": [list(each) for each in self.skipped]}
 
 
+def accum_steps(recipe: Recipe, world_size: int) -> int:
+    """Micro-batches of one worker in a step.
+
+    Where the number of workers is a range, those of a step are as many as the most workers have together, shared out
+    among however many there are: images and learning rate of a step do not change with them.
+
+    Raises:
+        ConfigError: If they cannot be shared out evenly.
+    """
+    if not recipe.cluster.is_elastic:
+        return recipe.train.grad_accum_steps
+    if recipe.most_micro_batches % world_size:
+        told = f"the {recipe.most_micro_batches} micro-batches of a step"
+        raise ConfigError([Problem("cluster.num_workers", f"must divide {told}, got {world_size} workers")])
+    return recipe.most_micro_batches // world_size
+
+
 def images_per_step(recipe: Recipe, world_size: int) -> int:
     """Images of one optimizer step, over all workers."""
-    return recipe.train.micro_batch_size * recipe.train.grad_accum_steps * world_size
+    return recipe.train.micro_batch_size * accum_steps(recipe, world_size) * world_size

@@ -18,8 +18,10 @@ from ray import train as ray_train
 from ray.train import CheckpointUploadMode
 
 from dvt.train.errors import CheckpointError
+from dvt.train.failures import not_kept
 from dvt.train.loop import BEST_METRIC
 from dvt.train.past_run import UNMEASURED
+from dvt.train.storage import RunFolder
 
 
 @dataclass
@@ -31,9 +33,10 @@ class _Upload:
 
 
 class RayReporter:
-    """The loop's `Reporter` over Ray Train's session."""
+    """The loop's `Reporter` over Ray Train's session, and the run's folder."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
         self._upload: _Upload | None = None  # of the last checkpoint
 
     @contextmanager
@@ -73,6 +76,11 @@ class RayReporter:
             checkpoint_upload_fn=lambda local, name: _keep(local, name, upload),
         )
 
+    def keep(self, folder: Path) -> str:
+        """Copy a local folder into the run's own; returns its address there."""
+        self._folder.put(folder)
+        return f"{self._folder.address}/{folder.name}"
+
     def join(self) -> None:
         """Wait until the last checkpoint is in the run's storage.
 
@@ -96,17 +104,3 @@ def _keep(local: ray_train.Checkpoint, name: str, upload: _Upload) -> ray_train.
         shutil.rmtree(Path(local.path).parent, ignore_errors=True)
         upload.ended.set()
     return kept
-
-
-def not_kept(error: Exception) -> CheckpointError:
-    """What is told of a storage that takes no checkpoint."""
-    return CheckpointError(
-        f"the run's storage must take its checkpoints, got: {last_line(error)}; free space or mend it, and run the "
-        f"same command again to go on from the last checkpoint"
-    )
-
-
-def last_line(error: Exception) -> str:
-    """The last line that an error tells, else what kind it is."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -1,14 +1,14 @@
-"""Training on a Ray cluster: one of two files here that know Ray.
+"""Training on a Ray cluster.
 
 Ray Train starts the workers, joins them by DDP, restarts them after a failure and keeps the last and the best
 checkpoint; Ray tasks measure the trained model on calibration and test images.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import pyarrow.fs
 import ray
@@ -19,25 +19,26 @@ from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.callback import UserCallback
 from torch import Tensor
 
-from dvt.config import ConfigError, Recipe, recipe_from_dict, to_dict
+from dvt.config import Recipe, recipe_from_dict, to_dict
 from dvt.config.logs import bind, done_for, following
-from dvt.data import DataError, open_data
+from dvt.data import open_data
 from dvt.exits import PLAIN, Confidence, ExitScores
 from dvt.train.checkpoint import load_model
 from dvt.train.cost import CostMeter
-from dvt.train.errors import CheckpointError, TrainingError
+from dvt.train.errors import TrainingError
 from dvt.train.evaluate import predict_images, score_images
-from dvt.train.loop import BEST_METRIC, Loop, Worker, count_steps_per_epoch, train_cascade
-from dvt.train.past_run import CHECKPOINTS, UNMEASURED, remove_orphans
-from dvt.train.ray_report import RayReporter, last_line, not_kept
+from dvt.train.failures import FATAL, find_error, plain_error
+from dvt.train.loop import BEST_METRIC, Loop, count_steps_per_epoch, train_cascade
+from dvt.train.past_run import CHECKPOINTS, UNMEASURED, keep_snapshot, remove_orphans, restore_snapshot
+from dvt.train.ray_elastic import FittingWorkers
+from dvt.train.ray_notice import Board, ended_by_sigterm, noticing, open_board
+from dvt.train.ray_report import RayReporter
 from dvt.train.sink import MetricSink, MetricSinkFactory
 from dvt.train.storage import RunFolder
+from dvt.train.worker import Worker
 
 T = TypeVar("T")
 Part = Literal["calibration", "test"]
-
-# Starting the workers again would meet the same error again.
-FATAL = (ConfigError, DataError, CheckpointError, TrainingError)
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,12 @@ def summarize_data(recipe: Recipe) -> DataSummary:
 
 
 def train_on_cluster(
-    recipe: Recipe, folder: RunFolder, make_sink: MetricSinkFactory, loop: Loop = train_cascade
+    recipe: Recipe,
+    folder: RunFolder,
+    make_sink: MetricSinkFactory,
+    loop: Loop = train_cascade,
+    *,
+    ends_by_sigterm: bool = False,
 ) -> ray_train.Checkpoint:
     """Train a recipe, going on where an earlier try of the same run ended.
 
@@ -71,6 +77,8 @@ def train_on_cluster(
         folder: Keeps its checkpoints.
         make_sink: Called on the driver's node to make the sink that metrics go to.
         loop: What every worker runs; crosses process borders.
+        ends_by_sigterm: Whether SIGTERM to this process, whose main thread this is, lets workers write a checkpoint
+            first; only where `loop` asks its worker's notice.
 
     Returns:
         The checkpoint with the highest calibration accuracy, averaged over exits.
@@ -78,15 +86,38 @@ def train_on_cluster(
     Raises:
         CheckpointError: If a checkpoint cannot be read or written.
         DataError: If the images cannot be used.
-        TrainingError: If the workers failed more often than `cluster.max_failures`, or the loss is no number.
+        Terminated: If it ended by SIGTERM; its last checkpoint is kept.
+        TrainingError: If the workers failed more often than `cluster.max_failures`, or too many steps in a row had a
+            loss or gradients that are no numbers.
     """
+    restore_snapshot(folder)
     remove_orphans(folder)
+    with open_board() as board:
+        trainer = _trainer(recipe, replace(folder, lock=None), make_sink, loop, board)
+        try:
+            with ended_by_sigterm(board) if ends_by_sigterm else nullcontext():
+                result = trainer.fit()
+        except ray_train.TrainingFailedError as error:
+            raise plain_error(error) from error
+    best: ray_train.Checkpoint | None = result.get_best_checkpoint(BEST_METRIC, "max")
+    if best is None:
+        raise TrainingError(f"run {folder.name} must end with a checkpoint, got none; was it interrupted? run it again")
+    return best
+
+
+def _trainer(recipe: Recipe, folder: RunFolder, make_sink: MetricSinkFactory, loop: Loop, board: Board) -> "_Trainer":
     cluster = recipe.cluster
-    trainer = _Trainer(
+    return _Trainer(
         _train_worker,
-        train_loop_config={"recipe": to_dict(recipe), "loop": loop, "log_fields": following()},
+        train_loop_config={
+            "recipe": to_dict(recipe),
+            "loop": loop,
+            "folder": folder,
+            "board": board,
+            "log_fields": following(),
+        },
         scaling_config=ray_train.ScalingConfig(
-            num_workers=cluster.num_workers,
+            num_workers=cluster.num_workers,  # type: ignore[arg-type]  # a range, which Ray 2.60 does not tell mypy
             use_gpu=cluster.use_gpu,
             resources_per_worker=cluster.worker_resources,
         ),
@@ -98,17 +129,9 @@ def train_on_cluster(
             checkpoint_config=ray_train.CheckpointConfig(
                 num_to_keep=1, checkpoint_score_attribute=BEST_METRIC, checkpoint_score_order="max"
             ),
-            callbacks=[_SinkCallback(make_sink, CostMeter.of(recipe, folder))],  # type: ignore[list-item]  # Ray 2.60 names Tune's class there
+            callbacks=[_SinkCallback(make_sink, CostMeter.of(recipe, folder), folder)],  # type: ignore[list-item]  # Ray 2.60 names Tune's class there
         ),
     )
-    try:
-        result = trainer.fit()
-    except ray_train.TrainingFailedError as error:
-        raise _plain(error) from error
-    best: ray_train.Checkpoint | None = result.get_best_checkpoint(BEST_METRIC, "max")
-    if best is None:
-        raise TrainingError(f"run {folder.name} must end with a checkpoint, got none; was it interrupted? run it again")
-    return best
 
 
 def kept_checkpoint(folder: RunFolder, name: str) -> ray_train.Checkpoint:
@@ -125,7 +148,7 @@ def score_on_cluster(
         CheckpointError: If the checkpoint cannot be read.
         DataError: If an image cannot be read.
     """
-    shards = recipe.cluster.num_workers
+    shards = recipe.cluster.most_workers
     return ExitScores.join(on_cluster(recipe, shards, _look_at_shard, to_dict(recipe), checkpoint, part, confidence))
 
 
@@ -136,7 +159,7 @@ def predict_on_cluster(recipe: Recipe, checkpoint: ray_train.Checkpoint) -> tupl
         Logits of shape (exits, images, classes) in float32, four bytes each, held on the driver's node, where joining
         them takes as much again for a moment; and labels (images,).
     """
-    shards = recipe.cluster.num_workers
+    shards = recipe.cluster.most_workers
     parts = on_cluster(recipe, shards, _look_at_shard, to_dict(recipe), checkpoint, "calibration", None)
     return torch.cat([logits for logits, _ in parts], dim=1), torch.cat([labels for _, labels in parts])
 
@@ -149,10 +172,18 @@ def local_copy(checkpoint: ray_train.Checkpoint) -> Iterator[Path]:
 
 
 class _Trainer(TorchTrainer):
-    """Leaves Ctrl-C to Python: Ray Train 2.60 takes it for itself and ends the process with code 0."""
+    """Leaves Ctrl-C to Python, as Ray Train 2.60 takes it and ends with code 0; only takes as many workers as fit."""
 
     def _register_sigint_handler(self, controller: Any) -> None:
         """Register nothing."""
+
+    def _initialize_and_run_controller(self, **given: Any) -> ray_train.Result:
+        trainer, parent = cast(Any, self), cast(Any, super())  # Ray 2.60 shows other classes to mypy
+        if trainer.scaling_config.elasticity_enabled:
+            counts = recipe_from_dict(trainer.train_loop_config["recipe"]).fitting_workers
+            given["scaling_policy"] = FittingWorkers(trainer.scaling_config, counts)
+        result: ray_train.Result = parent._initialize_and_run_controller(**given)
+        return result
 
 
 class _SinkCallback(UserCallback):
@@ -161,8 +192,8 @@ class _SinkCallback(UserCallback):
     Ray Train 2.60 has no MLflow callback; this one runs in the controller, on the driver's node.
     """
 
-    def __init__(self, make_sink: MetricSinkFactory, meter: CostMeter) -> None:
-        self._make_sink, self._meter = make_sink, meter
+    def __init__(self, make_sink: MetricSinkFactory, meter: CostMeter, folder: RunFolder) -> None:
+        self._make_sink, self._meter, self._folder = make_sink, meter, folder
         self._sink: MetricSink | None = None
 
     def after_report(
@@ -170,6 +201,8 @@ class _SinkCallback(UserCallback):
     ) -> None:
         if self._sink is None:  # made here, as a sink does not cross processes
             self._sink = self._make_sink()
+        if checkpoint is not None:
+            keep_snapshot(self._folder)
         row = dict(metrics[0])
         step = int(row.pop("step"))
         if row.get(BEST_METRIC) == UNMEASURED:
@@ -178,7 +211,7 @@ class _SinkCallback(UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         for error in worker_exceptions.values():
-            if (cause := _find(error, FATAL)) is not None:
+            if (cause := find_error(error, FATAL)) is not None:
                 raise cause  # Ray Train retries what workers raise, but not what a callback raises
 
 
@@ -186,19 +219,20 @@ def _train_worker(config: dict[str, Any]) -> None:
     recipe = recipe_from_dict(config["recipe"])
     context = ray_train.get_context()
     ranks = context.get_world_rank(), context.get_world_size(), context.get_node_rank(), context.get_local_rank()
-    worker = Worker(get_device(), *ranks)
-    bind(rank=worker.rank, world_size=worker.world_size, **config["log_fields"])
-    reporter = RayReporter()
-    try:
-        config["loop"](recipe, open_data(recipe.data, recipe.cascade), worker, reporter)
-    finally:
-        reporter.join()
+    bind(rank=ranks[0], world_size=ranks[1], **config["log_fields"])
+    data = open_data(recipe.data, recipe.cascade)
+    reporter = RayReporter(config["folder"])
+    with noticing(Worker(get_device(), *ranks), config["board"]) as worker:
+        try:
+            config["loop"](recipe, data, worker, reporter)
+        finally:
+            reporter.join()
 
 
 def _summarize(tree: dict[str, Any], shard: int, num_shards: int) -> DataSummary:
     recipe = recipe_from_dict(tree)
     data = open_data(recipe.data, recipe.cascade)
-    count_steps_per_epoch(recipe, len(data.train), recipe.cluster.num_workers)  # told before a run is begun
+    count_steps_per_epoch(recipe, len(data.train), recipe.cluster.most_workers)  # told before a run is begun
     parts = {"train": data.train, "calibration": data.calibration, "test": data.test}
     return DataSummary(
         sizes={name: len(images) for name, images in parts.items()},
@@ -233,36 +267,7 @@ def on_cluster(recipe: Recipe, num_shards: int, work: Callable[..., T], *args: A
     try:
         return list(ray.get(sent))
     except RayTaskError as error:
-        raise _plain(error) from error
-
-
-def _plain(error: Exception) -> Exception:
-    """What went wrong in this project's words, or Ray's where it is none of ours."""
-    cause, broken_storage = _find(error, FATAL), _find(error, (OSError,))
-    if cause is not None:
-        return cause
-    if broken_storage is not None:
-        return not_kept(broken_storage)
-    return TrainingError(
-        f"training stopped after too many failures, the last one being: {last_line(error)}; "
-        f"run the same command again to go on from the last checkpoint"
-    )
-
-
-def told_error(error: Exception) -> str:
-    """What went wrong in a task, in one sentence: this project's, or the last line of Ray's."""
-    return str(_find(error, FATAL) or last_line(error))
-
-
-def _find(error: BaseException | None, kinds: tuple[type[Exception], ...]) -> Exception | None:
-    """The first error of these kinds among what an error of Ray holds."""
-    if error is None:
-        return None
-    if type(error) in kinds:
-        return error if isinstance(error, Exception) else None
-    inner = [getattr(error, name, None) for name in ("cause", "controller_failure", "_base_exc", "__cause__")]
-    inner += list(getattr(error, "worker_failures", {}).values())
-    return next((found for each in inner if each is not error and (found := _find(each, kinds))), None)
+        raise plain_error(error) from error
 
 
 def _arrow_filesystem(folder: RunFolder) -> pyarrow.fs.FileSystem | None:

@@ -17,6 +17,10 @@ from dvt.config import ConfigError, OptimizerConfig, Problem, Recipe
 from dvt.models import Cascade
 from dvt.train.position import Position
 
+# Of timm's names those of torch's own with a fused kernel, which can pass over a step. Not sgd: its first momentum is
+# what the memory held if the first step is passed over (torch 2.15).
+FUSED = ("adam", "adamw")
+
 
 @dataclass
 class ModelState:
@@ -31,6 +35,8 @@ class ModelState:
         backbone_steps: First steps of the schedule in which each stage trains by itself.
         position: Where the run stands among its images; None where it follows from `step`.
         schedule_ahead: Steps that the schedule is ahead of `step`; 0 unless the images of a step changed on the way.
+        skipped_steps: How many of the steps changed nothing, as their loss or gradients were no numbers.
+        skipped_in_a_row: How many of them were the last ones.
     """
 
     model: nn.Module
@@ -41,6 +47,8 @@ class ModelState:
     backbone_steps: int = 0
     position: Position | None = None
     schedule_ahead: int = 0
+    skipped_steps: int = 0
+    skipped_in_a_row: int = 0
 
     @classmethod
     def of(cls, model: nn.Module, recipe: Recipe, steps_per_epoch: int) -> Self:
@@ -117,8 +125,10 @@ class TrainingState(ModelState):
 
 
 def _optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
+    is_fused = config.name in FUSED and next(model.parameters()).is_cuda
+    options: dict[str, Any] = {"fused": True} if is_fused else {}
     try:
-        return create_optimizer_v2(model, opt=config.name, lr=config.lr, weight_decay=config.weight_decay)
+        return create_optimizer_v2(model, opt=config.name, lr=config.lr, weight_decay=config.weight_decay, **options)
     except (ValueError, AssertionError, ImportError) as error:  # timm 1.0.31 asserts what an optimizer needs
         near = difflib.get_close_matches(config.name, list_optimizers(), n=1)
         advice = f"did you mean {near[0]}?" if near and near[0] != config.name else "choose adamw, lamb or sgd"

@@ -27,7 +27,10 @@ except ImportError:  # not on Windows, where two drivers of one run are not told
     fcntl = None  # type: ignore[assignment]
 
 # Of a recipe, what does not change which images are trained on: an unfinished run goes on though it is asked otherwise.
-FREE = ("run", "cluster", "data.cache_dir", "data.cache_gib", "data.engine", "data.loader_workers")
+FREE = (
+    *("run", "cluster", "data.cache_dir", "data.cache_gib", "data.engine", "data.loader_workers"),
+    "train.max_skipped_steps",
+)
 _KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 RECIPE, RUN, FINISHED, LOCK = "recipe.yaml", "run.json", "finished.json", ".lock"
 

@@ -4,6 +4,7 @@ import pytest
 
 from dvt.cli.failure import FAILED, TYPED_WRONG, exit_code_of
 from dvt.tracking import TrackingError
+from dvt.train.errors import Terminated
 
 
 def never(words: list[str]) -> int:
@@ -65,3 +66,20 @@ def test_a_closing_sentence_tells_no_secret(
 def test_a_log_format_that_is_none_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code_of(never, ["--log-format", "xml"]) == TYPED_WRONG
     assert capsys.readouterr().err == "dvt: --log-format must be text or json, got 'xml'\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (Terminated, 75, "ended by SIGTERM, resumable; run the same command again to go on from the last checkpoint"),
+        (KeyboardInterrupt, 130, "interrupted; run the same command again to go on from the last checkpoint"),
+    ],
+)
+def test_ends_that_the_same_command_goes_on_after(
+    error: type[BaseException], code: int, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def end(words: list[str]) -> int:
+        raise error
+
+    assert exit_code_of(end, []) == code
+    assert capsys.readouterr().err == f"dvt: {told}\n"

@@ -153,6 +153,19 @@ BROKEN: list[tuple[type, dict[str, Any], str]] = [
     *((TrainConfig, {name: -1}, f"{name} must be at least 0, got -1") for name in ("seed", "backbone_epochs")),
     (TrainConfig, {"ema_decay": 1.00001}, "ema_decay must be from 0 to 1, got 1.00001"),
     (ClusterConfig, {"num_workers": 0}, "num_workers must be at least 1, got 0"),
+    (ClusterConfig, {"num_workers": (0, 2)}, "num_workers.0 must be at least 1, got 0"),
+    (ClusterConfig, {"num_workers": (2, 2)}, "num_workers.1 must be greater than the least 2, got 2"),
+    (ClusterConfig, {"straggler_factor": 1.0}, "straggler_factor must be greater than 1, got 1"),
+    (ClusterConfig, {"straggler_logs": 0}, "straggler_logs must be at least 1, got 0"),
+    (TrainConfig, {"max_skipped_steps": -1}, "max_skipped_steps must be at least 0, got -1"),
+    (
+        Recipe,
+        {"cluster": ClusterConfig(num_workers=(3, 8)), "data": DataConfig(root="x")},
+        (
+            "cluster.num_workers.0 must divide the 8 micro-batches of a step (train.grad_accum_steps 1 of 8 workers), "
+            "got 3; choose from 1, 2, 4, 8"
+        ),
+    ),
     (ClusterConfig, {"cpus_per_worker": 0.0}, "cpus_per_worker must be greater than 0, got 0"),
     (ClusterConfig, {"max_failures": -1}, "max_failures must be at least 0, got -1"),
     (ExitsConfig, {"tolerated_loss": -0.1}, "tolerated_loss must be from 0 to 1, got -0.1"),

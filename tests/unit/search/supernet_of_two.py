@@ -12,8 +12,8 @@ from torch import distributed
 from dvt.search.settings import SupernetConfig
 from dvt.search.supernet import train_supernet
 from dvt.train.folder_reporter import FolderReporter
-from dvt.train.loop import Worker
 from dvt.train.storage import RunFolder
+from dvt.train.worker import Worker
 from tests.unit.search.tiny import supernet_recipe, supernet_space
 from tests.unit.train.tiny import CPU, make_data
 

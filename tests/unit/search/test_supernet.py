@@ -34,8 +34,9 @@ from dvt.train.checkpoint import read_tensors
 from dvt.train.errors import CheckpointError
 from dvt.train.folder_reporter import FolderReporter
 from dvt.train.init_from import init_from
-from dvt.train.loop import BEST_METRIC, Worker
+from dvt.train.loop import BEST_METRIC
 from dvt.train.storage import RunFolder
+from dvt.train.worker import Worker
 from tests.unit.search import supernet_of_two
 from tests.unit.search.made_up import embedded, epochs_of, front_of
 from tests.unit.search.tiny import supernet_recipe, supernet_space

@@ -9,7 +9,8 @@ import torch
 from torch import distributed
 
 from dvt.data import DataError
-from dvt.train.loop import Worker, train_cascade
+from dvt.train.loop import train_cascade
+from dvt.train.worker import Worker
 from tests.unit.train.tiny import CPU, RECIPE, MemoryReporter, change, make_data
 
 # Together as many images a step as one worker has with a micro-batch of eight.

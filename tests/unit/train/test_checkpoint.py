@@ -95,7 +95,7 @@ def test_everything_comes_back_bit_for_bit(state: TrainingState, saved: Path) ->
 
 def test_the_training_state_loads_without_unpickling_code(saved: Path) -> None:
     kept = torch.load(saved / STATE, weights_only=True)
-    assert sorted(kept) == ["format", "optimizer", "sha256", "step"]
+    assert sorted(kept) == ["format", "optimizer", "sha256", "skipped_steps", "step"]
 
 
 def test_no_averaged_weights_where_the_recipe_averages_none(tmp_path: Path) -> None:

@@ -52,3 +52,9 @@ def test_tries_are_read_in_any_number(tmp_path: Path, epochs: int) -> None:
     for _ in range(epochs):
         total = hours(CostMeter.of(of_two_workers(cpus_per_worker=1), folder_at(tmp_path)), 1800.0, epoch=1)
     assert total == epochs
+
+
+def test_a_try_with_fewer_workers_costs_less(tmp_path: Path) -> None:
+    meter = CostMeter.of(of_two_workers(cpus_per_worker=1), folder_at(tmp_path))
+    assert hours(meter, 3600.0, epoch=1) == 2.0
+    assert hours(meter, 1800.0, epoch=2, **{"train/num_workers": 1}) == 2.5

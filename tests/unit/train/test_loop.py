@@ -1,5 +1,6 @@
 """The loop: what it reports and when, and every way in which it ends."""
 
+import json
 import math
 import shutil
 from collections.abc import Callable
@@ -7,14 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from dvt.config import ConfigError, Recipe
-from dvt.data import DataError, DataSets
+from dvt.config import AugmentConfig, ConfigError, Recipe
+from dvt.data import DataError, DataSets, derive_seed
 from dvt.models import Cascade
 from dvt.train.checkpoint import MODEL, load_checkpoint, load_model, save_checkpoint
 from dvt.train.errors import CheckpointError, TrainingError
-from dvt.train.loop import BEST_METRIC, Worker, count_steps_per_epoch, train_cascade
+from dvt.train.loop import BEST_METRIC, count_steps_per_epoch, train_cascade
+from dvt.train.losses import cascade_loss
 from dvt.train.state import TrainingState
+from dvt.train.worker import Worker
 from tests.unit.train.tiny import (
     CASCADE,
     CPU,
@@ -41,6 +45,8 @@ TRAINED = {
     "train/exit_1/top1",
     "train/exit_2/top1",
     "data/skipped_images",
+    "train/num_workers",
+    "train/skipped_steps",
 }
 MEASURED = {"calibration/exit_1/top1", "calibration/exit_2/top1", "calibration/top1_mean", "epoch"}
 
@@ -160,23 +166,80 @@ def test_an_epoch_must_fill_a_batch(tmp_path: Path) -> None:
     assert told == "train.micro_batch_size must be at most 3 for 3 training images on 1 workers, got 4"
 
 
-@pytest.mark.parametrize(("every", "step"), [(2, 2), (4, 4), (100, 6)])
-def test_a_loss_that_is_no_number(tmp_path: Path, every: int, step: int) -> None:
+def told_of(limit: int, row: int, step: int, folder: Path) -> str:
+    return (
+        f"at most {limit} steps in a row may have a loss or gradients that are no numbers (train.max_skipped_steps), "
+        f"got {row} up to step {step}; look at the last one in {folder}/not_finite_{step:09d}, and lower optimizer.lr, "
+        f"set optimizer.clip_grad or mend the images"
+    )
+
+
+@pytest.mark.parametrize(("every", "limit", "step"), [(2, 0, 2), (4, 3, 4), (100, 5, 6), (1, 6, 7)])
+def test_losses_that_are_no_numbers_end_a_run(tmp_path: Path, every: int, limit: int, step: int) -> None:
     data = make_data()
     assert isinstance(data.train, MemoryImages)
     data.train.images[:] = torch.nan
-    told = fails(TrainingError, lambda: run(change(RECIPE, train={"log_every_steps": every}), tmp_path, data))
-    assert told == (
-        f"the loss must stay a number, got nan up to step {step}; lower optimizer.lr or set optimizer.clip_grad"
-    )
-    assert list(tmp_path.iterdir()) == []
+    recipe = change(RECIPE, train={"log_every_steps": every, "max_skipped_steps": limit, "grad_accum_steps": 2})
+    recipe = change(recipe, train={"micro_batch_size": 2})
+    assert fails(TrainingError, lambda: run(recipe, tmp_path, data)) == told_of(limit, step, step, tmp_path)
+    place = tmp_path / f"not_finite_{step:09d}"
+    assert sorted(path.name for path in place.iterdir()) == ["batch.json", "batch_rank_0000.safetensors", "checkpoint"]
+    state = TrainingState.create(recipe, 6, CPU)  # no step changed it
+    assert is_equal(load_model(place / "checkpoint").state_dict(), state.model.state_dict())
+    assert load_checkpoint(place / "checkpoint").skipped_steps == (step, step)
 
 
-def test_a_loss_that_is_infinite(tmp_path: Path) -> None:
-    recipe = change(RECIPE, loss={"exit_weights": (3e38, 3e38)}, train={"log_every_steps": 1})
-    assert fails(TrainingError, lambda: run(recipe, tmp_path)).startswith(
-        "the loss must stay a number, got inf up to step 1; "
-    )
+def test_the_kept_batch_gives_the_loss_that_is_no_number_again(tmp_path: Path) -> None:
+    weights = (3e38, 3e38)
+    recipe = change(RECIPE, loss={"exit_weights": weights}, train={"log_every_steps": 3, "max_skipped_steps": 0})
+    recipe = change(recipe, data={"augment": AugmentConfig(mixup=0.8, cutmix=1.0, mix_prob=1.0)})
+    assert fails(TrainingError, lambda: run(recipe, tmp_path)) == told_of(0, 3, 3, tmp_path)
+    place = tmp_path / "not_finite_000000003"
+    kept, told = load_file(place / "batch_rank_0000.safetensors"), json.loads((place / "batch.json").read_text())
+    assert sorted(kept) == ["images_0", "targets_0"]
+    assert (told["step"], told["epoch"], told["world_size"]) == (2, 0, 1)
+    (micro_batch,) = told["workers"]["0"]
+    data = make_data()
+    assert isinstance(data.train, MemoryImages)
+    assert micro_batch["labels"] == data.train.labels[micro_batch["indices"]].tolist()
+    assert micro_batch["seed"] == derive_seed(RECIPE.train.seed, 2, 0, 0)
+    model = load_model(place / "checkpoint").train()
+    torch.manual_seed(micro_batch["seed"])
+    loss = cascade_loss(model(kept["images_0"]), kept["targets_0"], recipe.loss)
+    assert loss.total.isinf()
+
+
+def test_a_single_bad_image_costs_its_step_in_each_epoch(tmp_path: Path) -> None:
+    data = make_data()
+    assert isinstance(data.train, MemoryImages)
+    data.train.images[7] = torch.nan
+    rows = run(RECIPE, tmp_path, data).rows
+    counts = [row.metrics["train/skipped_steps"] for row in rows]
+    assert (counts[2], counts[5]) == (1, 2)
+    assert counts == sorted(counts)
+    assert all(math.isfinite(value) for row in rows for value in row.metrics.values())
+    assert load_checkpoint(tmp_path / "checkpoint_000012").skipped_steps[0] == 2
+
+
+def test_where_no_step_of_a_row_counts_there_is_no_loss(tmp_path: Path) -> None:
+    data = make_data()
+    assert isinstance(data.train, MemoryImages)
+    data.train.images[:] = torch.nan
+    rows = run(change(RECIPE, train={"max_skipped_steps": 12}), tmp_path, data).rows
+    assert [row.metrics["train/skipped_steps"] for row in rows] == [2, 4, 6, 8, 10, 12]
+    assert not [name for row in rows for name in row.metrics if "loss" in name or name.startswith("train/exit")]
+
+
+@pytest.mark.parametrize("most", [2, 6])
+def test_one_worker_of_a_range_takes_the_steps_of_the_most(tmp_path: Path, most: int) -> None:
+    """Of each step it takes all micro-batches, one after another."""
+    ranged = change(RECIPE, cluster={"num_workers": (1, most)})
+    fixed = change(RECIPE, train={"grad_accum_steps": most})
+    for name, recipe in (("ranged", ranged), ("fixed", fixed)):
+        reporter = run(recipe, tmp_path / name)
+        assert [row.step for row in reporter.rows if row.has_checkpoint] == [6 // most, 12 // most]
+    both = (load_model(tmp_path / name / f"checkpoint_{12 // most:06d}").state_dict() for name in ("ranged", "fixed"))
+    assert is_equal(*both)
 
 
 def test_a_model_that_diverges_in_the_last_step_of_an_epoch_is_not_kept(tmp_path: Path) -> None:

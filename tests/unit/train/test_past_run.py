@@ -14,7 +14,14 @@ from ray.train.v2._internal.execution.training_report import _TrainingReport
 
 from dvt.train.errors import CheckpointError
 from dvt.train.loop import BEST_METRIC
-from dvt.train.past_run import UNMEASURED, best_checkpoint, find_past_run, kept_checkpoints
+from dvt.train.past_run import (
+    UNMEASURED,
+    best_checkpoint,
+    find_past_run,
+    keep_snapshot,
+    kept_checkpoints,
+    restore_snapshot,
+)
 
 
 def results(**scores: float) -> str:
@@ -144,3 +151,34 @@ def test_checkpoints_within_epochs_never_push_out_the_best(tmp_path: Path) -> No
 
 
 KEEP = CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=BEST_METRIC, checkpoint_score_order="max")
+
+
+@pytest.mark.parametrize("left", ["", '{"checkpoint_results": [{"check'])
+def test_a_list_that_was_cut_off_while_written_is_put_back(tmp_path: Path, left: str) -> None:
+    root = make_run(tmp_path / "run", results(first=0.8))
+    folder, place = find_past_run(str(root)), root / "checkpoints" / "checkpoint_manager_snapshot.json"
+    assert folder is not None
+    keep_snapshot(folder)
+    place.write_text(left)
+    restore_snapshot(folder)
+    assert place.read_text() == results(first=0.8)
+
+
+def test_a_whole_list_is_left_as_it_is(tmp_path: Path) -> None:
+    root = make_run(tmp_path / "run", results(first=0.8))
+    folder, place = find_past_run(str(root)), root / "checkpoints" / "checkpoint_manager_snapshot.json"
+    assert folder is not None
+    restore_snapshot(folder)
+    keep_snapshot(folder)
+    place.write_text(results(first=0.8, second=0.9))
+    restore_snapshot(folder)
+    assert place.read_text() == results(first=0.8, second=0.9)
+
+
+def test_the_first_list_of_a_run_that_was_cut_off_is_removed(tmp_path: Path) -> None:
+    root = make_run(tmp_path / "run", "{")
+    folder = find_past_run(str(root))
+    assert folder is not None
+    restore_snapshot(folder)
+    assert list((root / "checkpoints").iterdir()) == []
+    restore_snapshot(folder)  # nor is anything amiss where there is none

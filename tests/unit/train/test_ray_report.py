@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from ray import train as ray_train
 from ray.train import CheckpointUploadMode
 
 from dvt.train.errors import CheckpointError
 from dvt.train.loop import BEST_METRIC
 from dvt.train.ray_report import RayReporter
+from dvt.train.storage import RunFolder
 
 PATIENCE_S = 10
+RUN = RunFolder(LocalFileSystem(), "/nowhere", "run")  # nothing is kept there but batches to look at
 
 
 class Session:
@@ -77,7 +80,7 @@ def checkpoint(folder: Path, step: int) -> Path:
 
 
 def test_training_goes_on_while_a_checkpoint_is_uploaded(session: Session, tmp_path: Path) -> None:
-    reporter = RayReporter()
+    reporter = RayReporter(RUN)
     reporter.report({BEST_METRIC: 0.5}, 1, checkpoint(tmp_path, 1))
     assert not (tmp_path / "checkpoint").exists()  # the loop may remove its folder and write the next one
     reporter.report({"train/loss": 1.0}, 2, None)  # neither waits
@@ -94,7 +97,7 @@ def test_training_goes_on_while_a_checkpoint_is_uploaded(session: Session, tmp_p
 
 
 def test_the_next_checkpoint_waits_for_the_one_before(session: Session, tmp_path: Path) -> None:
-    reporter = RayReporter()
+    reporter = RayReporter(RUN)
     reporter.report({}, 1, checkpoint(tmp_path, 1))
     assert session.last_metrics == {BEST_METRIC: -1.0, "step": 1}
     second = threading.Thread(target=reporter.report, args=({BEST_METRIC: 0.5}, 2, checkpoint(tmp_path, 2)))
@@ -113,7 +116,7 @@ def test_the_next_checkpoint_waits_for_the_one_before(session: Session, tmp_path
 def test_what_the_storage_refuses_is_told_before_the_next_and_at_the_end(session: Session, tmp_path: Path) -> None:
     session.failure = "first line\nno space left"
     session.storage_is_free.set()
-    reporter = RayReporter()
+    reporter = RayReporter(RUN)
     reporter.report({}, 1, checkpoint(tmp_path, 1))
     rule = (
         "the run's storage must take its checkpoints, got: no space left; free space or mend it, and run the same "
@@ -128,4 +131,14 @@ def test_what_the_storage_refuses_is_told_before_the_next_and_at_the_end(session
 
 
 def test_without_a_checkpoint_there_is_nothing_to_wait_for(session: Session) -> None:
-    RayReporter().join()
+    RayReporter(RUN).join()
+
+
+def test_what_is_to_be_looked_at_lies_in_the_runs_folder(tmp_path: Path) -> None:
+    run, made = tmp_path / "run", tmp_path / "not_finite_000000003"
+    for folder in (run, made):
+        folder.mkdir()
+    (made / "batch.json").write_text("{}")
+    address = RayReporter(RunFolder(LocalFileSystem(), str(run), "run")).keep(made)
+    assert address == str(run / "not_finite_000000003")
+    assert Path(address, "batch.json").read_text() == "{}"

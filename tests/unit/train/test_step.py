@@ -30,7 +30,7 @@ def test_micro_batches_add_up_to_one_large_batch() -> None:
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
     assert parts.state.step == whole.state.step == 1
     assert sums_parts.loss.item() / 3 == pytest.approx(sums_whole.loss.item(), rel=1e-6)
-    assert (sums_parts.micro_batches, sums_whole.micro_batches) == (3, 1)
+    assert (sums_parts.counted.tolist(), sums_whole.counted.tolist()) == ([12, 3], [12, 1])
     assert sums_parts.images == sums_whole.images == 12
     assert torch.equal(sums_parts.correct, sums_whole.correct)
 
@@ -72,7 +72,7 @@ def test_sums_add_up_over_steps() -> None:
     torch.testing.assert_close(sums.loss, expected.loss)
     torch.testing.assert_close(sums.per_exit, expected.per_exit)
     assert torch.equal(sums.correct, expected.correct)
-    assert (sums.images, sums.micro_batches) == (12, 3)
+    assert (sums.images, sums.counted.tolist()) == (12, [12, 3])
     assert sums.skipped == [first, second, first]
     assert not sums.loss.requires_grad
 

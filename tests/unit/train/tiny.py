@@ -21,9 +21,9 @@ from dvt.config import (
     TrainConfig,
 )
 from dvt.data import Batch, DataError, DataSets, OnDevice, Skipped
-from dvt.train.loop import Worker
 from dvt.train.state import TrainingState
 from dvt.train.step import Stepper
+from dvt.train.worker import Worker
 
 CPU = torch.device("cpu")
 WORKER = Worker(CPU)
@@ -119,6 +119,10 @@ class MemoryReporter:
             self.folder.mkdir(exist_ok=True)
             shutil.copytree(checkpoint, self.folder / f"checkpoint_{step:06d}")
         self.rows.append(Row(dict(metrics), step, checkpoint is not None))
+
+    def keep(self, folder: Path) -> str:
+        shutil.copytree(folder, self.folder / folder.name)
+        return str(self.folder / folder.name)
 
 
 def make_stepper(recipe: Recipe, rank: int = 0) -> Stepper:

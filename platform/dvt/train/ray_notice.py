@@ -1,0 +1,135 @@
+"""Notice of the end on a Ray cluster: SIGTERM to the driver, or a node of the workers that is about to be taken away.
+
+A small actor beside the driver is the board where the driver leaves a SIGTERM and where workers agree on the step after
+which all of them write a checkpoint (`dvt.train.notice`). Of a node that is drained, as Ray and its autoscalers do
+before they take a spot machine away, Ray Train tells every worker.
+"""
+
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from types import FrameType
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.train.v2._internal.execution.context import get_train_context
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from dvt.train.errors import Terminated
+from dvt.train.notice import AgreedNotice, Order
+from dvt.train.worker import Worker, gather
+
+LOOK_S = 1.0  # between two looks at the board
+ASK_S = 0.2  # between two questions whether all have proposed
+HEARS_S = 5.0  # workers that looked at the board so long ago still train
+
+Board = Any  # the handle of an actor of `_Board`
+
+
+class _Board:
+    """Where a SIGTERM is left, and what step workers proposed."""
+
+    def __init__(self) -> None:
+        self._is_asked = False
+        self._looked_s = float("-inf")
+        self._proposed: dict[str, dict[int, int]] = {}
+
+    def ask(self) -> bool:
+        """Ask workers to keep a checkpoint and return; whether any train that will hear of it."""
+        self._is_asked = True
+        return time.monotonic() - self._looked_s < HEARS_S
+
+    def look(self) -> bool:
+        """Whether workers are asked to; called by those that train."""
+        self._looked_s = time.monotonic()
+        return self._is_asked
+
+    def propose(self, key: str, rank: int, world_size: int, step: int) -> int | None:
+        """Propose a step; the latest that any proposed, once all workers have."""
+        proposed = self._proposed.setdefault(key, {})
+        proposed.setdefault(rank, step)
+        return max(proposed.values()) if len(proposed) == world_size else None
+
+
+@contextmanager
+def open_board() -> Iterator[Board]:
+    """The board of a run, on the driver's node while the context lasts."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    actor: Any = ray.remote(_Board)
+    board = actor.options(num_cpus=0, scheduling_strategy=here).remote()
+    try:
+        yield board
+    finally:
+        ray.kill(board)
+
+
+@contextmanager
+def ended_by_sigterm(board: Board) -> Iterator[None]:
+    """Let a SIGTERM to this process be passed on to the workers; the context then ends by `Terminated`.
+
+    Where none train yet, and at the second SIGTERM, it ends at once.
+    """
+    is_asked = False
+
+    def on_term(number: int, frame: FrameType | None) -> None:
+        nonlocal is_asked
+        if is_asked or not ray.get(board.ask.remote()):
+            raise Terminated
+        is_asked = True
+
+    before = signal.signal(signal.SIGTERM, on_term)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if is_asked:
+        raise Terminated
+
+
+@contextmanager
+def noticing(worker: Worker, board: Board) -> Iterator[Worker]:
+    """The worker with notice of the end, while the context lasts; all workers enter it together."""
+    notice, is_done = AgreedNotice(), threading.Event()
+    group = gather(uuid.uuid4().hex, worker)[0]  # workers that are started anew agree anew
+    arguments = (notice, is_done, board, group, worker)
+    thread = threading.Thread(target=_listen, args=arguments, name="dvt-notice", daemon=True)
+    thread.start()
+    try:
+        yield replace(worker, notice=notice)
+    finally:
+        is_done.set()
+
+
+def _listen(notice: AgreedNotice, is_done: threading.Event, board: Board, group: str, worker: Worker) -> None:
+    answered: set[str] = set()
+    try:
+        while not is_done.wait(LOOK_S):
+            for key, order in _heard(notice, board):
+                step = None if key in answered else notice.propose(order)
+                if step is not None:
+                    answered.add(key)
+                    told = (f"{group} {key}", worker.rank, worker.world_size, step)
+                    while (agreed := ray.get(board.propose.remote(*told))) is None:
+                        if is_done.wait(ASK_S):
+                            return
+                    notice.agree(agreed)
+    except RayError:
+        pass  # the board went with the driver, and this worker is about to
+    finally:
+        notice.withdraw()
+
+
+def _heard(notice: AgreedNotice, board: Board) -> Iterator[tuple[str, Order]]:
+    if not notice.has_begun:
+        return
+    if ray.get(board.look.remote()):
+        yield "SIGTERM", Order.STOP
+    # `ray.train.get_preemption_info`, which tells the same, is a barrier between the workers' loops (Ray 2.60).
+    leaving = get_train_context().preemption_context.preemption_info
+    if leaving is not None:
+        yield " ".join(leaving.preempted_node_ids), Order.KEEP
