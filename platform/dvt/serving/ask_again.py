@@ -51,17 +51,19 @@ class AskAgain:
             return
         end = time.monotonic() + self._patience_s
         kept = _KeptRequest(receive, self._max_body_bytes)
+        is_repeatable = False
         while True:
             answer = _Answer(send)
             await self._app(dict(scope), kept.from_its_beginning(), answer.send)  # the proxy writes into the scope
             if answer.has_begun:
                 return
-            if not kept.can_be_repeated or not await self._is_repeatable(scope, end):
-                await answer.send_head()
-                return
-            if time.monotonic() >= end:
+            if is_repeatable and time.monotonic() >= end:
                 told = f"a replica must answer within {self._patience_s:g} s, got none that did; ask again later"
                 await JSONResponse({"error": told}, 503)(scope, receive, send)
+                return
+            is_repeatable = kept.can_be_repeated and await self._is_repeatable(scope, end)
+            if not is_repeatable:
+                await answer.send_head()
                 return
 
     async def _is_repeatable(self, scope: Scope, end: float) -> bool:

@@ -143,7 +143,9 @@ def test_a_body_is_kept_up_to_the_limit(limit: int, times: int) -> None:
 
 
 def test_patience_ends() -> None:
-    got = ask(Application(DIES), patience_s=0.0)
+    application = Application(DIES)
+    got = ask(application, patience_s=0.0)
+    assert len(application.bodies) == 2, "who came back is asked, however long that took"
     assert got[0]["status"] == 503
     sentence = "a replica must answer within 0 s, got none that did; ask again later"
     assert json.loads(got[1]["body"]) == {"error": sentence}
