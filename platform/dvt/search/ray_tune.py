@@ -7,11 +7,11 @@ a search that was interrupted in any way goes on from the study and the trials' 
 import logging
 import os
 import tempfile
-from collections import namedtuple
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import ray
@@ -38,7 +38,6 @@ from dvt.train.storage import RunFolder
 _METRIC, _EPOCH, _FAILED = "hypervolume", "epoch", "failed"
 # A trial of several workers only waits for them: it must take no core from them, and Tune 2.60 refuses to reserve none.
 _NEXT_TO_NOTHING = {"memory": 1.0}
-_Known = namedtuple("_Known", "trial_id")
 
 
 class SearchObserver(Protocol):
@@ -244,7 +243,7 @@ def _scheduler(space: Space, folder: RunFolder, study: CandidateStudy) -> TrialS
     controller: Any = None  # it is not asked for anything (Ray 2.60)
     for candidate, trial in study.candidates():
         if trial.state.is_finished():
-            known: Any = _Known(f"trial {candidate.number}")
+            known: Any = SimpleNamespace(trial_id=f"trial {candidate.number}")
             scheduler.on_trial_add(controller, known)
             for epoch in read_epochs(trial_folder(folder, candidate.number)):
                 scheduler.on_trial_result(controller, known, metrics_of(epoch))
