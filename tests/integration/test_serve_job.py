@@ -53,7 +53,11 @@ class Served:
         return asyncio.run(self._post(body, query))
 
     async def _post(self, body: Any, query: str) -> tuple[int, Any]:
-        async with aiohttp.ClientSession() as session, session.post(self.address + query, json=body) as reply:
+        data, kind = io.BytesIO(json.dumps(body).encode()), {"Content-Type": "application/json"}
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(self.address + query, data=data, headers=kind) as reply,
+        ):
             return reply.status, await reply.json()
 
 
