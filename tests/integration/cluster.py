@@ -137,12 +137,12 @@ def submitted(cluster: RayCluster, *words: str, env: Mapping[str, str] | None = 
 
 
 @contextlib.contextmanager
-def joining_node(cluster: RayCluster, num_cpus: int) -> Iterator["subprocess.Popen[bytes]"]:
+def joining_node(cluster: RayCluster, num_cpus: int, address: str = "127.0.0.1") -> Iterator["subprocess.Popen[bytes]"]:
     """One more node of the cluster, on this machine, while the context lasts; its raylet is a child of the process."""
     log = cluster.folder / f"node-{secrets.token_hex(4)}.log"
     command = [
         *(str(cluster.python), "-m", "ray.scripts.scripts", "start", "--block", f"--address={cluster.gcs_address}"),
-        *("--node-ip-address=127.0.0.1", f"--num-cpus={num_cpus}", f"--dashboard-agent-listen-port={free_port()}"),
+        *(f"--node-ip-address={address}", f"--num-cpus={num_cpus}", f"--dashboard-agent-listen-port={free_port()}"),
     ]  # fmt: skip
     with log.open("w") as output:
         node = subprocess.Popen(
@@ -168,19 +168,22 @@ def _wait_for(head: "subprocess.Popen[bytes]", log: Path, ports: list[int]) -> N
     end = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < end:
         assert head.poll() is None, f"Ray did not start:\n{log.read_text()}"
-        if all(_answers(port) for port in ports):
+        if all(answers(port) for port in ports):
             return
         time.sleep(0.2)
     raise AssertionError(f"Ray did not start in {START_TIMEOUT_S} s:\n{log.read_text()}")
 
 
-def _answers(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+def answers(port: int, address: str = "127.0.0.1") -> bool:
+    """Whether something listens there."""
+    with contextlib.suppress(OSError), socket.create_connection((address, port), timeout=1):
         return True
     return False
 
 
 def _end(head: "subprocess.Popen[bytes]") -> None:
+    if head.poll() is not None:  # it ended by itself, and its processes with it
+        return
     family = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
     head.terminate()
     _, alive = psutil.wait_procs(family, timeout=5)

@@ -31,6 +31,7 @@ from dvt.train.failures import FATAL, find_error, plain_error
 from dvt.train.loop import BEST_METRIC, Loop, count_steps_per_epoch, train_cascade
 from dvt.train.past_run import CHECKPOINTS, UNMEASURED, keep_snapshot, remove_orphans, restore_snapshot
 from dvt.train.ray_elastic import FittingWorkers
+from dvt.train.ray_network import PinnedConfig
 from dvt.train.ray_notice import Board, ended_by_sigterm, noticing, open_board
 from dvt.train.ray_report import RayReporter
 from dvt.train.sink import MetricSink, MetricSinkFactory
@@ -109,6 +110,7 @@ def _trainer(recipe: Recipe, folder: RunFolder, make_sink: MetricSinkFactory, lo
     cluster = recipe.cluster
     return _Trainer(
         _train_worker,
+        torch_config=PinnedConfig(),
         train_loop_config={
             "recipe": to_dict(recipe),
             "loop": loop,

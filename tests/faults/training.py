@@ -1,0 +1,161 @@
+"""A training run on a cluster of hosts that faults are done to, and what its steps tell of it."""
+
+import itertools
+import json
+import subprocess
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from tests.integration.cluster import ROOT
+from tests.integration.site import BUCKET, DIGITS, Site
+
+NUM_WORKERS = 3
+EPOCHS, EVERY = 5, 5  # 14 steps an epoch
+WAIT_S = 600
+LOSS, TOP1 = "train/loss", "calibration/top1_mean"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A step as MLflow has it."""
+
+    step: int
+    time_s: float
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a run's steps tell of a fault.
+
+    Attributes:
+        pause_s: The longest time without a step from the fault on, less the usual time of a step.
+        steps_lost: Steps that were taken twice.
+    """
+
+    pause_s: float
+    steps_lost: int
+
+
+def course(rows: Sequence[Row], fault_s: float) -> Course:
+    """Read it from the steps of a run, in the order that they were told.
+
+    Args:
+        rows: The steps; those that a restart repeated stand there twice.
+        fault_s: When the fault was done.
+    """
+    pairs = list(itertools.pairwise(rows))
+    pauses = sorted(after.time_s - before.time_s for before, after in pairs)
+    usual = pauses[len(pauses) // 2]
+    longest = max((after.time_s - before.time_s for before, after in pairs if after.time_s >= fault_s), default=usual)
+    highest, lost = 0, 0
+    for row in rows:
+        lost += row.step <= highest
+        highest = max(highest, row.step)
+    return Course(max(longest - usual, 0.0), lost)
+
+
+@dataclass
+class Training:
+    """One run, submitted as a job; run again by the same command."""
+
+    site: Site
+    name: str
+    words: tuple[str, ...] = ()
+    logs: list[Path] = field(default_factory=list)
+    process: "subprocess.Popen[str] | None" = None
+
+    def submit(self) -> None:
+        """Submit the job, as a user does; the process lasts as long as the job."""
+        cluster = self.site.hosts.cluster
+        command = [
+            *(str(cluster.python), "-m", "ray.scripts.scripts", "job", "submit", "--address", cluster.jobs_address),
+            *("--working-dir", ".", "--", "jobs/train_imagenet.py", "--recipe", "jobs/recipes/embedded.yaml", *DIGITS),
+            *("--run.name", self.name, "--cluster.num-workers", str(NUM_WORKERS), "--optimizer.epochs", str(EPOCHS)),
+            *("--train.checkpoint-every-steps", str(EVERY), "--train.log-every-steps", "1"),
+            *("--run.is-registered", "false", "--exits.static-reference", "false", *self.words),
+        ]  # fmt: skip
+        with tempfile.NamedTemporaryFile("w", suffix=".log", dir=cluster.folder, delete=False) as log:
+            self.logs.append(Path(log.name))
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, env=cluster.env, stdout=log, stderr=subprocess.STDOUT, text=True
+            )
+
+    @property
+    def text(self) -> str:
+        """What the newest job printed."""
+        return self.logs[-1].read_text()
+
+    def ended(self, timeout_s: float = WAIT_S) -> int:
+        """Wait for the job's end; its exit code."""
+        assert self.process is not None
+        return self.process.wait(timeout_s)
+
+    def wait_for(self, is_so: Callable[[], bool], what: str) -> None:
+        """Wait until something is so, while the job runs."""
+        assert self.process is not None
+        end = time.monotonic() + WAIT_S
+        while not is_so():
+            assert self.process.poll() is None, f"the job ended before {what}:\n{self.text}"
+            assert time.monotonic() < end, f"{what} did not come in {WAIT_S} s:\n{self.text}"
+            time.sleep(0.2)
+
+    def wait_for_step(self, step: int) -> None:
+        """Wait until a step was told."""
+        self.wait_for(lambda: any(row.step >= step for row in self.rows()), f"step {step}")
+
+    def rows(self) -> list[Row]:
+        """The steps so far, in the order that they were told."""
+        run_id = self._run_id()
+        if run_id is None:
+            return []
+        try:
+            points = MlflowClient(tracking_uri=self.site.tracking_uri).get_metric_history(run_id, LOSS)
+        except MlflowException:
+            return []
+        return sorted((Row(point.step, point.timestamp / 1000) for point in points), key=lambda row: row.time_s)
+
+    def results(self) -> dict[str, float]:
+        """The last loss, the last accuracy in training, and those of the test images."""
+        run_id = self._run_id()
+        assert run_id is not None
+        metrics = MlflowClient(tracking_uri=self.site.tracking_uri).get_run(run_id).data.metrics
+        return {name: metrics[name] for name in sorted(metrics) if name in (LOSS, TOP1) or name.startswith("test/")}
+
+    def _run_id(self) -> str | None:
+        client = MlflowClient(tracking_uri=self.site.tracking_uri)
+        experiment = client.get_experiment_by_name("dvt")
+        if experiment is None:
+            return None
+        found = client.search_runs([experiment.experiment_id], f"tags.`mlflow.runName` = '{self.name}'")
+        return found[0].info.run_id if found else None
+
+    def checkpoints(self) -> list[str]:
+        """The folders of checkpoints in the bucket."""
+        client = self.site.s3.client()
+        prefix = f"runs/{self.name}/checkpoints/"
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
+        keys = [entry["Key"] for page in pages for entry in page.get("Contents", ())]
+        client.close()
+        return sorted({key.removeprefix(prefix).split("/")[0] for key in keys if "/checkpoint_2" in f"/{key}"})
+
+    def workers(self) -> dict[int, tuple[str, int]]:
+        """By rank the address of a worker's host, and its process as that host counts processes."""
+        cluster = self.site.hosts.cluster
+        request = urllib.request.Request(
+            f"{cluster.jobs_address}/api/train/v2/runs/v1",
+            headers={"Authorization": f"Bearer {cluster.env['RAY_AUTH_TOKEN']}"},
+        )
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with direct.open(request, timeout=30) as answer:
+            runs: list[dict[str, Any]] = json.load(answer)["train_runs"]
+        newest = max(runs, key=lambda run: run["start_time_ms"])
+        attempt = max(newest["run_attempts"], key=lambda each: each["start_time_ms"])
+        return {each["world_rank"]: (each["node_ip"], each["pid"]) for each in attempt["workers"]}
