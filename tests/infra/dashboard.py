@@ -7,6 +7,7 @@ import time
 import urllib.request
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -47,17 +48,25 @@ def metrics_of(query: str) -> dict[str, set[str]]:
     }
 
 
-def read_exported(folder: Path) -> Exported:
+def read_samples(folder: Path) -> list[Any]:
     """What all nodes of the Ray below a folder export now, found as Prometheus finds it."""
-    exported: Exported = {}
-    place = next(folder.rglob(LIST))
-    for entry in json.loads(place.read_text()):
+    samples = []
+    for entry in json.loads(next(folder.rglob(LIST)).read_text()):
         for address in entry["targets"]:
-            with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as reply:
-                text = reply.read().decode()
-            for family in text_string_to_metric_families(text):
-                for sample in family.samples:
-                    exported.setdefault(sample.name, set()).update(sample.labels)
+            try:
+                with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as reply:
+                    text = reply.read().decode()
+            except URLError:  # a target that is down, as Prometheus says
+                continue
+            samples += [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    return samples
+
+
+def read_exported(folder: Path) -> Exported:
+    """The names that are exported now, each with its labels."""
+    exported: Exported = {}
+    for sample in read_samples(folder):
+        exported.setdefault(sample.name, set()).update(sample.labels)
     return exported
 
 

@@ -22,7 +22,7 @@ from dvt.exits import Thresholds
 from dvt.inference import EarlyExit, EarlyExitResult
 from dvt.models import macs_per_exit
 from dvt.tracking import check_tracking, log_and_register_model, open_run
-from tests.infra.dashboard import wait_for_answers
+from tests.infra.dashboard import read_samples, wait_for_answers
 from tests.integration.cluster import Driver, RayCluster, driving, free_port
 from tests.unit.data.images import write_image
 from tests.unit.tracking.tiny import CASCADE, CLASS_NAMES, MEAN, STD, Tiny, make_tiny, tiny_recipe
@@ -183,23 +183,12 @@ def test_prometheus_is_told_of_exits(cluster: RayCluster, served: Served) -> Non
     for _ in range(3):  # as many as exit shares are told of
         assert served.post({"images": many, "budget_macs": (MACS[0] + MACS[1]) / 2})[0] == 200
     wait_for_answers(cluster, "Serving")
-    found = next(cluster.folder.rglob("prom_metrics_service_discovery.json"))
-    targets = json.loads(found.read_text())
-    addresses = [address for entry in targets for address in entry["targets"]]
+    samples = read_samples(cluster.folder)
     names = ("dvt_images", "dvt_confidence_bucket", "dvt_latency_ms_bucket", "dvt_batch_size_bucket", "dvt_drift")
-    end = time.monotonic() + 60
-    while True:
-        text = ""
-        for address in addresses:
-            with urllib.request.urlopen(f"http://{address}/metrics") as reply:
-                text += reply.read().decode()
-        if all(f"ray_{name}" in text for name in names):
-            break
-        assert time.monotonic() < end, [name for name in names if f"ray_{name}" not in text]
-        time.sleep(1)
-    images = [line for line in text.splitlines() if line.startswith("ray_dvt_images")]
-    assert {exit_index for line in images for exit_index in "12" if f'exit="{exit_index}"' in line} == {"1", "2"}
-    assert math.fsum(float(line.rsplit(" ", 1)[1]) for line in images) >= 3 * NUM_IMAGES
+    assert {f"ray_{name}" for name in names} <= {sample.name.removesuffix("_total") for sample in samples}
+    images = [sample for sample in samples if sample.name.removesuffix("_total") == "ray_dvt_images"]
+    assert {sample.labels["exit"] for sample in images} == {"1", "2"}
+    assert math.fsum(sample.value for sample in images) >= 3 * NUM_IMAGES
 
 
 def test_the_job_takes_the_application_away(cluster: RayCluster, served: Served) -> None:
