@@ -13,6 +13,7 @@ from ray.train.torch import TorchTrainer, get_device
 from dvt.cli.doctor_rules import LinkSpeed
 from dvt.config import ClusterConfig
 from dvt.train.failures import told_error
+from dvt.train.ray_network import PinnedConfig
 
 NUM_BYTES = 64 * 2**20  # as a few buckets of gradients
 _NUM_WARMUPS, _NUM_ROUNDS = 2, 8
@@ -39,6 +40,7 @@ def measure_links(cluster: ClusterConfig, folder: str) -> LinkSpeed | str | None
     trainer = TorchTrainer(
         _work,
         train_loop_config={"answer": answer},
+        torch_config=PinnedConfig(),
         scaling_config=ray_train.ScalingConfig(
             num_workers=cluster.most_workers, use_gpu=cluster.use_gpu, resources_per_worker=cluster.worker_resources
         ),

@@ -15,8 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import fsspec
 import torch
+
+from dvt.data.s3_client import open_filesystem
+from dvt.data.s3_failures import STORAGE_FAILURES, why_failed
 
 PACKAGES = ("ray", "torch", "torchvision", "timm", "mlflow", "optuna", "numpy", "pyarrow", "s3fs")
 _GPU_QUERY = ("index", "name", "driver_version", "memory.used", "memory.total")
@@ -102,14 +104,14 @@ class NodeProbe:
         """
         content = secrets.token_bytes(num_bytes)  # nothing on the way can compress it
         try:
-            filesystem, root = fsspec.core.url_to_fs(storage, use_listings_cache=False)
+            filesystem, root = open_filesystem(storage)
             filesystem.makedirs(root, exist_ok=True)
             start = time.perf_counter()
             filesystem.pipe_file(f"{root}/{name}", content)
             written = time.perf_counter()
             is_same = filesystem.cat_file(f"{root}/{name}") == content
             read = time.perf_counter()
-        except (OSError, ImportError, ValueError) as error:
+        except STORAGE_FAILURES as error:
             return _told(error)
         mib = num_bytes / 2**20
         return Rates(mib / (written - start), mib / (read - written)) if is_same else "it gave back other bytes"
@@ -117,23 +119,23 @@ class NodeProbe:
     def missing(self, storage: str, names: Sequence[str]) -> list[str] | str:
         """Which files are not to be seen from here in the runs' storage; or what went wrong."""
         try:
-            filesystem, root = fsspec.core.url_to_fs(storage, use_listings_cache=False)
+            filesystem, root = open_filesystem(storage)
             return [name for name in names if not filesystem.exists(f"{root}/{name}")]
-        except (OSError, ImportError, ValueError) as error:
+        except STORAGE_FAILURES as error:
             return _told(error)
 
     def remove(self, storage: str, name: str) -> None:
         """Take away what `store` wrote, if it is there."""
         try:
-            filesystem, root = fsspec.core.url_to_fs(storage, use_listings_cache=False)
+            filesystem, root = open_filesystem(storage)
             if filesystem.exists(f"{root}/{name}"):
                 filesystem.rm_file(f"{root}/{name}")
-        except (OSError, ImportError, ValueError):
+        except STORAGE_FAILURES:
             return  # told by `store` already
 
 
 def _told(error: Exception) -> str:
-    lines = str(error).splitlines()
+    lines = why_failed(error).splitlines()
     return (lines[0] if lines else "") or type(error).__name__
 
 

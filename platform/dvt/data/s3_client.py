@@ -6,7 +6,7 @@ role. FSSPEC_S3_ANON=true reads public buckets without any, as everywhere in fss
 
 There are two ways in, with the same settings. `open_filesystem` is s3fs, for whoever needs a file system.
 `open_client` is botocore, which s3fs stands on, for images: 8 MB through the event loop of s3fs take 14 ms of processor
-time, through botocore 2 to 3.
+time, through the urllib3 of botocore 2 (without what botocore adds).
 """
 
 import os
