@@ -137,8 +137,17 @@ def submitted(cluster: RayCluster, *words: str, env: Mapping[str, str] | None = 
 
 
 @contextlib.contextmanager
-def joining_node(cluster: RayCluster, num_cpus: int, address: str = "127.0.0.1") -> Iterator["subprocess.Popen[bytes]"]:
-    """One more node of the cluster, on this machine, while the context lasts; its raylet is a child of the process."""
+def joining_node(
+    cluster: RayCluster, num_cpus: int, address: str = "127.0.0.1", told: str = "Ray runtime started"
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """One more node of the cluster, on this machine, while the context lasts; its raylet is a child of the process.
+
+    Args:
+        cluster: What it joins, with the environment that it has.
+        num_cpus: Of the node.
+        address: Of the node.
+        told: What is waited for in what it prints.
+    """
     log = cluster.folder / f"node-{secrets.token_hex(4)}.log"
     command = [
         *(str(cluster.python), "-m", "ray.scripts.scripts", "start", "--block", f"--address={cluster.gcs_address}"),
@@ -155,7 +164,7 @@ def joining_node(cluster: RayCluster, num_cpus: int, address: str = "127.0.0.1")
         )
     try:
         end = time.monotonic() + START_TIMEOUT_S
-        while "Ray runtime started" not in log.read_text():
+        while told not in log.read_text():
             assert node.poll() is None, f"the node did not start:\n{log.read_text()}"
             assert time.monotonic() < end, f"the node did not start in {START_TIMEOUT_S} s:\n{log.read_text()}"
             time.sleep(0.2)

@@ -15,8 +15,9 @@ import ray
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
 
-# What PyTorch's two ways of communication read; NCCL takes a name without = as the beginning of one.
-SETTINGS = {"GLOO_SOCKET_IFNAME": "{}", "NCCL_SOCKET_IFNAME": "={}"}
+# What PyTorch's two ways of communication read, and what stands before the name: NCCL takes one without = as the
+# beginning of names.
+SETTINGS = {"GLOO_SOCKET_IFNAME": "", "NCCL_SOCKET_IFNAME": "="}
 
 
 @dataclass
@@ -38,9 +39,9 @@ class _PinnedBackend(_TorchBackend):
 def _pin_interface() -> None:
     """Bind this worker's communication, unless the node's own settings say to what."""
     found = interface_of(ray.util.get_node_ip_address(), _addresses())
-    for name, form in SETTINGS.items():
+    for name, before in SETTINGS.items():
         if found is not None:
-            os.environ.setdefault(name, form.format(found))
+            os.environ.setdefault(name, before + found)
 
 
 def interface_of(address: str, interfaces: Mapping[str, Sequence[str]]) -> str | None:
