@@ -110,8 +110,17 @@ UNUSUAL = Recipe(
         init_from="2026-01-02",
         log_every_steps=1,
         checkpoint_every_steps=5,
+        max_skipped_steps=3,
     ),
-    cluster=ClusterConfig(num_workers=2, use_gpu=True, cpus_per_worker=0.5, gpus_per_worker=0.25, max_failures=0),
+    cluster=ClusterConfig(
+        num_workers=2,
+        use_gpu=True,
+        cpus_per_worker=0.5,
+        gpus_per_worker=0.25,
+        max_failures=0,
+        straggler_factor=2.5,
+        straggler_logs=7,
+    ),
     exits=ExitsConfig(
         budgets_macs=(1e9, 2.5e9), static_reference=True, confidence="margin", tolerated_loss=0.01, guarantee_level=0.9
     ),
