@@ -11,20 +11,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 from typing import Any, Protocol
 
 import ray
 from ray import train as ray_train
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.tune.integration.ray_train import TuneReportCallback
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
 from dvt.config import ClusterConfig, Recipe, recipe_from_dict, to_dict
 from dvt.search.elastic import ElasticCascade
 from dvt.search.inherited import start_inherited
+from dvt.search.ray_scheduler import EPOCH, METRIC, make_scheduler
 from dvt.search.space import Space
 from dvt.search.study import Candidate, CandidateStudy
 from dvt.search.supernet import load_supernet
@@ -35,7 +35,7 @@ from dvt.train.loop import train_cascade
 from dvt.train.ray_train import local_copy, train_on_cluster
 from dvt.train.storage import RunFolder
 
-_METRIC, _EPOCH, _FAILED = "hypervolume", "epoch", "failed"
+_FAILED = "failed"
 # A trial of several workers only waits for them: it must take no core from them, and Tune 2.60 refuses to reserve none.
 _NEXT_TO_NOTHING = {"memory": 1.0}
 
@@ -73,6 +73,7 @@ def search_on_cluster(
         TrainingError: If not a single trial has room on the cluster.
     """
     _be_quiet()
+    _keep_credentials()
     cluster, total_epochs = space.base.cluster, space.base.optimizer.total_epochs
     room = room_for(cluster, reading=int(space.base.data.engine == "ray"))
     parallel = min(room, space.search.max_parallel or space.search.num_trials)
@@ -84,7 +85,7 @@ def search_on_cluster(
             tune_config=tune.TuneConfig(
                 num_samples=space.search.num_trials,
                 search_alg=searcher,
-                scheduler=_scheduler(space, folder, study),
+                scheduler=make_scheduler(space, folder, study),
                 max_concurrent_trials=parallel,
                 reuse_actors=cluster.most_workers == 1,  # a thread that waits for other workers cannot be ended
             ),
@@ -145,7 +146,7 @@ class _StudySearcher(Searcher):
     """
 
     def __init__(self, study: CandidateStudy, observer: SearchObserver, total_epochs: int) -> None:
-        super().__init__(metric=_METRIC, mode="max")
+        super().__init__(metric=METRIC, mode="max")
         self._study, self._observer, self._total_epochs = study, observer, total_epochs
         self._live: dict[str, Candidate] = {}
         self._epochs: dict[int, int] = {}  # the last one that was told, by number
@@ -187,17 +188,17 @@ class _StudySearcher(Searcher):
 
     def _note(self, candidate: Candidate, result: Mapping[str, Any]) -> None:
         """Keep an epoch's metrics, unless they are known."""
-        if _METRIC in result and self._epochs.get(candidate.number, 0) < result[_EPOCH]:
-            self._epochs[candidate.number] = int(result[_EPOCH])
-            self._study.report(candidate.number, int(result[_EPOCH]), result[_METRIC])
+        if METRIC in result and self._epochs.get(candidate.number, 0) < result[EPOCH]:
+            self._epochs[candidate.number] = int(result[EPOCH])
+            self._study.report(candidate.number, int(result[EPOCH]), result[METRIC])
             self._observer.measured(candidate, result)
 
     def _tell(self, number: int, result: Mapping[str, Any], error: bool) -> tuple[str, str]:
-        why = str(result.get(_FAILED, "")) or ("its process failed too often" if error or _METRIC not in result else "")
+        why = str(result.get(_FAILED, "")) or ("its process failed too often" if error or METRIC not in result else "")
         if why:
             self._study.fail(number, why)
             return "failed", why
-        if int(result[_EPOCH]) < self._total_epochs:
+        if int(result[EPOCH]) < self._total_epochs:
             self._study.stop(number)
             return "stopped", ""
         self._study.finish(number, result)
@@ -225,29 +226,6 @@ class _Stopper(Stopper):
 
     def stop_all(self) -> bool:
         return self._searcher.error is not None
-
-
-def _scheduler(space: Space, folder: RunFolder, study: CandidateStudy) -> TrialScheduler:
-    """Asynchronous successive halving that knows what earlier tries of the search measured."""
-    config, total = space.search, space.base.optimizer.total_epochs
-    if not config.is_pruned:
-        return FIFOScheduler()
-    scheduler = ASHAScheduler(
-        time_attr=_EPOCH,
-        metric=_METRIC,
-        mode="max",
-        max_t=total,
-        grace_period=min(config.grace_epochs, total),
-        reduction_factor=config.reduction_factor,
-    )
-    controller: Any = None  # it is not asked for anything (Ray 2.60)
-    for candidate, trial in study.candidates():
-        if trial.state.is_finished():
-            known: Any = SimpleNamespace(trial_id=f"trial {candidate.number}")
-            scheduler.on_trial_add(controller, known)
-            for epoch in read_epochs(trial_folder(folder, candidate.number)):
-                scheduler.on_trial_result(controller, known, metrics_of(epoch))
-    return scheduler
 
 
 def _run_trial(config: dict[str, Any], folder: RunFolder, space: Space, shared: ray_train.Checkpoint | None) -> None:
@@ -283,7 +261,7 @@ class _TuneSink:
         self._callback = callback
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        if _METRIC in metrics:
+        if METRIC in metrics:
             self._callback.after_report(None, [dict(metrics)], None)  # type: ignore[arg-type]  # it reads no context
 
     def close(self) -> None:
@@ -293,8 +271,17 @@ class _TuneSink:
 def _be_quiet() -> None:
     """Leave what is printed, Ctrl-C and rows without the metric to this project (Ray 2.60)."""
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
+    os.environ["TUNE_DISABLE_STRICTMETRIC_CHECKING"] = "1"
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     for name in ("ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _keep_credentials() -> None:
+    """Leave AWS credentials out of what Tune hands to its trials, as Ray 2.60 writes that to its logs.
+
+    Trials have those of the job or of their node, as all other workers do.
+    """
+    for name in [name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")]:
+        class_cache.ENV_VARS_TO_PROPAGATE.discard(name)
