@@ -117,7 +117,8 @@ def running_cluster(
             f"http://127.0.0.1:{jobs_port}",
             full_env | {"RAY_ADDRESS": f"127.0.0.1:{port}"},
         )
-        _wait_for(head, log, [port, jobs_port] if has_dashboard else [port])
+        # The jobs' port answers last; without it Ray's own word tells that the node is up.
+        _wait_for(head, log, [port, jobs_port] if has_dashboard else [port], "" if has_dashboard else "runtime started")
         yield cluster
     finally:
         if head is not None:
@@ -174,11 +175,11 @@ def joining_node(
         _end(node)
 
 
-def _wait_for(head: "subprocess.Popen[bytes]", log: Path, ports: list[int]) -> None:
+def _wait_for(head: "subprocess.Popen[bytes]", log: Path, ports: list[int], told: str) -> None:
     end = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < end:
         assert head.poll() is None, f"Ray did not start:\n{log.read_text()}"
-        if all(answers(port) for port in ports):
+        if told in log.read_text() and all(answers(port) for port in ports):
             return
         time.sleep(0.2)
     raise AssertionError(f"Ray did not start in {START_TIMEOUT_S} s:\n{log.read_text()}")
