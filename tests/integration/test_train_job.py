@@ -46,6 +46,7 @@ def test_two_workers_train_measure_and_register(tmp_path: Path) -> None:
     ray_folder.mkdir()
     try:
         words = tiny("--exits.static-reference", "true", "--train.log-every-steps", "4", epochs=2, workers=2)
+        words += ["--train.trace-steps", "2"]
         with driving(words, cwd=tmp_path, env=ray_environment(ray_folder)) as driver:
             code = driver.finish()
     finally:
@@ -67,6 +68,8 @@ def test_two_workers_train_measure_and_register(tmp_path: Path) -> None:
     assert version.run_id == record["run_id"]
     kept = client.get_run(record["run_id"])
     assert kept.info.status == "FINISHED"
+    traced = {artifact.path for artifact in client.list_artifacts(record["run_id"], "trace")}
+    assert traced == {"trace/trace.json.gz", "trace/operators.txt"}
     assert kept.data.params["optimizer.epochs"] == "2"
     assert [point.step for point in client.get_metric_history(record["run_id"], "train/loss")] == [4, 8, 12, 16]
     inputs = {each.dataset.name: json.loads(each.dataset.profile) for each in kept.inputs.dataset_inputs}

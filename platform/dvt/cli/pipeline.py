@@ -30,6 +30,7 @@ from dvt.tracking import (
     all_handed_on,
     closed_as_it_ends,
     log_and_register_model,
+    log_artifacts,
     log_checkpoints,
     log_data,
     log_environment,
@@ -53,6 +54,7 @@ from dvt.train.ray_train import (
     train_on_cluster,
 )
 from dvt.train.storage import RUN, RunFolder, open_run_folder
+from dvt.train.trace import TRACE
 
 FRONT, STATIC = "front", "static"
 
@@ -136,6 +138,10 @@ def _train(run: _Run) -> Checkpoint:
     with all_handed_on(run.record), shown(run.console, run.folder.name, epochs, make_sink) as make_shown:
         best = train_on_cluster(run.recipe, run.folder, make_shown, ends_by_sigterm=True)
     log_checkpoints(run.record, kept_checkpoints(run.folder))
+    if run.folder.has(TRACE):
+        with tempfile.TemporaryDirectory(prefix="dvt-") as scratch:
+            run.folder.get(TRACE, Path(scratch))
+            log_artifacts(run.record, Path(scratch) / TRACE, TRACE)
     return best
 
 

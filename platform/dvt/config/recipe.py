@@ -88,12 +88,13 @@ class TrainConfig:
     checkpoint_every_steps: int | None = None
     # steps in a row with a loss or gradients that are no numbers which are passed over; one more ends the run
     max_skipped_steps: int = 10
+    trace_steps: int = 0  # steps of the first worker that are profiled after ten others, into trace/ of the run; 20 do
 
     def __post_init__(self) -> None:
         rules = Rules()
         for name in ("micro_batch_size", "grad_accum_steps", "log_every_steps"):
             rules.at_least(name, getattr(self, name), 1)
-        for name in ("seed", "backbone_epochs", "max_skipped_steps"):
+        for name in ("seed", "backbone_epochs", "max_skipped_steps", "trace_steps"):
             rules.at_least(name, getattr(self, name), 0)
         if self.checkpoint_every_steps is not None:
             rules.at_least("checkpoint_every_steps", self.checkpoint_every_steps, 1)

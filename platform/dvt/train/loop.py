@@ -40,6 +40,7 @@ from dvt.train.pace import StragglerWatch
 from dvt.train.position import Position, accum_steps, images_per_step
 from dvt.train.state import TrainingState
 from dvt.train.step import Stepper, StepSums
+from dvt.train.trace import StepTrace
 from dvt.train.worker import Worker, add_up, gather, gather_skipped
 
 logger = logging.getLogger(__name__)
@@ -96,14 +97,15 @@ def train_cascade(
     stepper = Stepper(recipe, _wrap(state.model, worker), state, on_device, worker.device, worker.rank, state.step)
     start = state.position or Position.after(state.step, steps_per_epoch, images_per_step(recipe, worker.world_size))
     watch = StragglerWatch(recipe.cluster.straggler_factor, recipe.cluster.straggler_logs)
-    for epoch in range(start.epoch, recipe.optimizer.total_epochs):
-        begun = start if epoch == start.epoch else Position(epoch=epoch)
-        metrics = _run_epoch(stepper, data, begun, steps_per_epoch, worker, reporter, watch)
-        if metrics is None:
-            return
-        metrics |= _measure(state, recipe, data, worker, on_scores, epoch + 1)
-        state.position = Position(epoch=epoch + 1)
-        _report_checkpoint(metrics | {"epoch": epoch + 1}, state, recipe, worker, reporter)
+    with StepTrace(recipe.train.trace_steps, worker, reporter.keep) as trace:
+        for epoch in range(start.epoch, recipe.optimizer.total_epochs):
+            begun = start if epoch == start.epoch else Position(epoch=epoch)
+            metrics = _run_epoch(stepper, data, begun, steps_per_epoch, worker, reporter, watch, trace)
+            if metrics is None:
+                return
+            metrics |= _measure(state, recipe, data, worker, on_scores, epoch + 1)
+            state.position = Position(epoch=epoch + 1)
+            _report_checkpoint(metrics | {"epoch": epoch + 1}, state, recipe, worker, reporter)
 
 
 def _report_checkpoint(
@@ -158,6 +160,7 @@ def _run_epoch(
     worker: Worker,
     reporter: Reporter,
     watch: StragglerWatch,
+    trace: StepTrace,
 ) -> dict[str, float] | None:
     """Take the epoch's remaining steps; returns the metrics that were not reported yet, None if the run is to end."""
     recipe, state = stepper.recipe, stepper.state
@@ -171,6 +174,7 @@ def _run_epoch(
     for seen in ends:
         stepper.step([next(timed) for _ in range(accum)], sums)
         bind(step=state.step)
+        trace.stepped()
         order = worker.notice.after(state.step)
         is_last, is_kept = seen == ends[-1], _is_due(state.step, recipe.train.checkpoint_every_steps)
         if is_last or is_kept or _is_due(state.step, recipe.train.log_every_steps) or order != Order.GO_ON:

@@ -30,6 +30,7 @@ except ImportError:  # not on Windows, where two drivers of one run are not told
 FREE = (
     *("run", "cluster", "data.cache_dir", "data.cache_gib", "data.engine", "data.loader_workers"),
     "train.max_skipped_steps",
+    "train.trace_steps",
 )
 _KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 RECIPE, RUN, FINISHED, LOCK = "recipe.yaml", "run.json", "finished.json", ".lock"
@@ -83,6 +84,10 @@ class RunFolder:
     def put(self, local: Path) -> None:
         """Copy a local folder in, under its own name."""
         self.filesystem.put(str(local), f"{self.path}/", recursive=True)
+
+    def get(self, name: str, local: Path) -> None:
+        """Copy a folder of it to a local one of the same name below `local`."""
+        self.filesystem.get(f"{self.path}/{name}", f"{local}/", recursive=True)
 
     def child(self, name: str) -> "RunFolder":
         """A folder in this one for a part of the run."""

@@ -111,6 +111,7 @@ UNUSUAL = Recipe(
         log_every_steps=1,
         checkpoint_every_steps=5,
         max_skipped_steps=3,
+        trace_steps=4,
     ),
     cluster=ClusterConfig(
         num_workers=2,

@@ -392,3 +392,13 @@ def test_storage_is_given_without_credentials(tmp_path: Path) -> None:
         "run.storage_path must be given as s3://BUCKET/PATH without credentials, got some before s3://bucket/runs; "
         "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE instead"
     )
+
+
+def test_a_folder_is_put_and_got(tmp_path: Path) -> None:
+    (tmp_path / "trace" / "deep").mkdir(parents=True)
+    (tmp_path / "trace" / "deep" / "a.txt").write_text("a")
+    (tmp_path / "copy").mkdir()
+    with opened(tmp_path / "runs") as folder:
+        folder.put(tmp_path / "trace")
+        folder.get("trace", tmp_path / "copy")
+    assert (tmp_path / "copy" / "trace" / "deep" / "a.txt").read_text() == "a"
