@@ -7,7 +7,6 @@ before they take a spot machine away, Ray Train tells every worker.
 
 import signal
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,45 +21,20 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dvt.train.errors import Terminated
 from dvt.train.notice import AgreedNotice, Order
+from dvt.train.notice_board import NoticeBoard
 from dvt.train.worker import Worker, gather
 
 LOOK_S = 1.0  # between two looks at the board
 ASK_S = 0.2  # between two questions whether all have proposed
-HEARS_S = 5.0  # workers that looked at the board so long ago still train
 
-Board = Any  # the handle of an actor of `_Board`
-
-
-class _Board:
-    """Where a SIGTERM is left, and what step workers proposed."""
-
-    def __init__(self) -> None:
-        self._is_asked = False
-        self._looked_s = float("-inf")
-        self._proposed: dict[str, dict[int, int]] = {}
-
-    def ask(self) -> bool:
-        """Ask workers to keep a checkpoint and return; whether any train that will hear of it."""
-        self._is_asked = True
-        return time.monotonic() - self._looked_s < HEARS_S
-
-    def look(self) -> bool:
-        """Whether workers are asked to; called by those that train."""
-        self._looked_s = time.monotonic()
-        return self._is_asked
-
-    def propose(self, key: str, rank: int, world_size: int, step: int) -> int | None:
-        """Propose a step; the latest that any proposed, once all workers have."""
-        proposed = self._proposed.setdefault(key, {})
-        proposed.setdefault(rank, step)
-        return max(proposed.values()) if len(proposed) == world_size else None
+Board = Any  # the handle of an actor of `NoticeBoard`
 
 
 @contextmanager
 def open_board() -> Iterator[Board]:
     """The board of a run, on the driver's node while the context lasts."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    actor: Any = ray.remote(_Board)
+    actor: Any = ray.remote(NoticeBoard)
     board = actor.options(num_cpus=0, scheduling_strategy=here).remote()
     try:
         yield board

@@ -6,13 +6,14 @@ import signal
 import pytest
 import ray
 
-from dvt.train import ray_notice
+from dvt.train import notice_board
 from dvt.train.errors import Terminated
-from dvt.train.ray_notice import HEARS_S, _Board, ended_by_sigterm
+from dvt.train.notice_board import HEARS_S, NoticeBoard
+from dvt.train.ray_notice import ended_by_sigterm
 
 
 def test_workers_agree_on_the_latest_step_once_all_have_proposed() -> None:
-    board = _Board()
+    board = NoticeBoard()
     assert board.propose("a", 0, 3, 5) is None
     assert board.propose("a", 0, 3, 9) is None  # asked again: its first proposal counts
     assert board.propose("a", 2, 3, 7) is None
@@ -23,14 +24,14 @@ def test_workers_agree_on_the_latest_step_once_all_have_proposed() -> None:
 
 def test_who_asks_is_told_whether_workers_hear(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(ray_notice.time, "monotonic", lambda: now)
-    board = _Board()
+    monkeypatch.setattr(notice_board.time, "monotonic", lambda: now)
+    board = NoticeBoard()
     assert not board.look()
     assert board.ask()
     assert board.look()
     now += HEARS_S + 1
     assert not board.ask()
-    assert not _Board().ask()
+    assert not NoticeBoard().ask()
 
 
 class Remote:
