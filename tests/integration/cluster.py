@@ -74,7 +74,6 @@ def ray_environment(folder: Path) -> dict[str, str]:
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_TMPDIR": str(folder),
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_worker_niceness": "0",  # else other tests that run meanwhile would starve them
         "HOME": str(folder),  # neither tokens nor runs of a test land in a person's home
         "COLUMNS": "160",
     }
