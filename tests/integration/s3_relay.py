@@ -66,6 +66,11 @@ class _Request(BaseHTTPRequestHandler):
             answer = upstream.getresponse()
             self._answer(answer.status, answer.getheaders(), answer.read())
 
+    def handle_expect_100(self) -> bool:
+        is_fine = super().handle_expect_100()
+        self.wfile.flush()  # the client sends its content only then
+        return is_fine
+
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _pass  # noqa: N815  http.server's names
 
     def _answer(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
