@@ -70,8 +70,9 @@ def test_three_hosts_train_one_model(site: Site, files: s3fs.S3FileSystem) -> No
 
 def test_hosts_search_side_by_side(site: Site, files: s3fs.S3FileSystem) -> None:
     words = ["--space", "search_spaces/embedded.yaml", "--trials", "2", *DIGITS, "--search.is-pruned", "false"]
+    words += ["--optimizer.epochs", "1", "--cascade.depth", "3"]  # the space's reuse goes three blocks deep
     with Watch(site.hosts, "ray::ImplicitFunc") as seen:
-        told = submitted(site.hosts.cluster, "jobs/search_architecture.py", *words, "--optimizer.epochs", "1")
+        told = submitted(site.hosts.cluster, "jobs/search_architecture.py", *words)
     assert len(seen.addresses) == 2
     assert "alias candidate" in told
     assert files.find(f"{BUCKET}/runs/embedded-search-001/report/recipes")
