@@ -16,6 +16,7 @@ import pyarrow.parquet
 from dvt.config import ConfigError, Problem
 from dvt.data.folder import IMAGE_SUFFIXES
 from dvt.data.image_files import CANNOT_READ, NUM_THREADS, FoundFile, find_files, reason_of
+from dvt.data.index import INDEX
 from dvt.data.s3_client import open_filesystem
 
 Format = Literal["folder", "tar", "parquet"]
@@ -141,7 +142,8 @@ def _why_missing(address: str) -> str:
 
 
 def _is_of(file: FoundFile, kind: Format) -> bool:
-    return file.address.lower().endswith(_SUFFIXES[kind])
+    is_index = file.address.rpartition("/")[2] == INDEX  # that `dvt data pack` writes beside shards
+    return file.address.lower().endswith(_SUFFIXES[kind]) and not is_index
 
 
 def _not_input(got: str) -> Problem:

@@ -95,6 +95,15 @@ def test_what_is_no_input_is_refused(tmp_path: Path) -> None:
     assert refused(tmp_path / "some", keep="id") == [told]
 
 
+def test_the_index_beside_packed_shards_is_no_input(tmp_path: Path) -> None:
+    touch(tmp_path / "shard-00000.tar", tmp_path / "index.parquet")
+    work = list_work(str(tmp_path), None, 10, "image", ())
+    assert (work.format, [piece.addresses for piece in work.pieces]) == (
+        "tar",
+        [(str(tmp_path / "shard-00000.tar"),)],
+    )
+
+
 def test_several_kinds_must_be_told_apart(tmp_path: Path) -> None:
     touch(tmp_path / "0.png", tmp_path / "1.png", tmp_path / "0.tar")
     (told,) = refused(tmp_path)
