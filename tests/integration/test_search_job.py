@@ -116,7 +116,7 @@ def test_killed_trials_and_drivers_lose_nothing_but_what_was_in_flight(cluster: 
         driver.wait_for(f"trial 0: epoch 2/{EPOCHS}")
         driver.process.send_signal(signal.SIGTERM)  # as `ray job stop` does
         assert driver.finish() == 75, driver.text
-        assert "interrupted; run the same command again to go on" in driver.text
+        assert "ended by SIGTERM, resumable; run the same command again to go on" in driver.text
         first = driver.text
     with driving(words, cwd=tmp_path, env=cluster.env, python=cluster.python, job=JOB) as driver:
         driver.wait_for("trial 2: epoch 1")

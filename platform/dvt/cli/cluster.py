@@ -56,18 +56,25 @@ def connected(config: ClusterConfig, has_dashboard: bool = False) -> Iterator[No
         ray.init(include_dashboard=has_dashboard, **settings)
     except (ConnectionError, AuthenticationError) as error:
         raise ClusterError(_unreachable(error)) from error
-    signal.signal(signal.SIGTERM, _terminate)  # set now, as Ray 2.60 sets its own, which aborts
+    is_told = False
+
+    def on_term(number: int, frame: FrameType | None) -> None:
+        nonlocal is_told
+        is_told = True
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, on_term)  # set now, as Ray 2.60 sets its own, which aborts
     try:
         node = ray._private.worker.global_worker.node  # Ray 2.60 has no public name for it
         if node is not None and node.head:  # started here
             _check_resources(config)
         yield
+    except KeyboardInterrupt as error:  # what Ray 2.60 makes of what a handler raises while it waits
+        if is_told:
+            raise Terminated from error
+        raise
     finally:
         ray.shutdown()
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise Terminated
 
 
 def describe_nodes() -> list[dict[str, Any]]:

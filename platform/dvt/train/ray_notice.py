@@ -48,10 +48,11 @@ def ended_by_sigterm(board: Board) -> Iterator[None]:
 
     Where none train yet, and at the second SIGTERM, it ends at once.
     """
-    is_asked = False
+    is_asked = is_told = False
 
     def on_term(number: int, frame: FrameType | None) -> None:
-        nonlocal is_asked
+        nonlocal is_asked, is_told
+        is_told = True
         if is_asked or not ray.get(board.ask.remote()):
             raise Terminated
         is_asked = True
@@ -59,6 +60,10 @@ def ended_by_sigterm(board: Board) -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, on_term)
     try:
         yield
+    except KeyboardInterrupt as error:  # what Ray 2.60 makes of what a handler raises while it waits
+        if is_told:
+            raise Terminated from error
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
     if is_asked:
