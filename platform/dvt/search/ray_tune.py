@@ -271,7 +271,7 @@ class _TuneSink:
 def _be_quiet() -> None:
     """Leave what is printed, Ctrl-C and rows without the metric to this project (Ray 2.60)."""
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-    os.environ["TUNE_DISABLE_STRICTMETRIC_CHECKING"] = "1"
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     for name in ("ray.tune", "ray.train"):
