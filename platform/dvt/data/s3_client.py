@@ -49,7 +49,10 @@ def open_filesystem(address: str) -> tuple[Any, str]:
         ImportError: If there is no such kind of address, or the package for it is not installed.
     """
     if address.startswith("s3://"):
-        filesystem = PatientS3FileSystem(use_listings_cache=False, **_settings(NUM_CONNECTIONS))
+        # No instance is used again: it depends on the environment, which fsspec's cache of them does not look at.
+        filesystem = PatientS3FileSystem(
+            use_listings_cache=False, skip_instance_cache=True, **_settings(NUM_CONNECTIONS)
+        )
         return filesystem, str(filesystem._strip_protocol(address))
     try:
         filesystem, path = fsspec.core.url_to_fs(address, use_listings_cache=False)

@@ -31,7 +31,6 @@ def settings(server: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
     for name in ("AWS_DEFAULT_REGION", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
-    open_filesystem(ADDRESS)[0].clear_instance_cache()  # one of another test has its own server
 
 
 @pytest.mark.parametrize("fault", ["busy", "slow-down", "internal", "reset", "cut"])
@@ -126,6 +125,15 @@ def test_failures_are_told_in_words_of_our_own(error: Exception, told: str) -> N
     assert why_failed(error) == told
     if not isinstance(error, NotADirectoryError):
         assert reason_of(error) == told
+
+
+def test_another_environment_opens_another_server(server: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, path = open_filesystem(ADDRESS)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
+    second, _ = open_filesystem(ADDRESS)
+    assert second is not first
+    assert first.cat_file(path) == b"name: tiny"
 
 
 def test_a_kind_of_address_that_is_none(tmp_path: Path) -> None:
