@@ -1,6 +1,5 @@
 """The audit of dependencies: what fails it, what is let pass, and what it says where nobody can be asked."""
 
-import importlib.util
 from datetime import date
 from pathlib import Path
 from types import ModuleType
@@ -8,6 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
+
+from tests.scripts import load_script
 
 ROOT = Path(__file__).resolve().parents[2]
 TODAY = date(2026, 11, 27)
@@ -23,12 +24,7 @@ ADVICE = "update it, or accept it in .ci/accepted_vulnerabilities.yaml with a re
 
 @pytest.fixture
 def audit() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("audit", ROOT / ".ci" / "audit.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / ".ci" / "audit.py")
 
 
 def test_a_vulnerability_fails_it(audit: ModuleType) -> None:

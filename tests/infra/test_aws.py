@@ -1,6 +1,5 @@
 """infra/aws: Ray's own loader takes the cluster's file, EC2 takes what Ray makes of it, and its commands run."""
 
-import importlib.util
 import json
 import re
 import shlex
@@ -19,6 +18,7 @@ from ray.autoscaler._private.util import hash_runtime_conf, prepare_config, vali
 from ray.scripts.scripts import cli
 
 from tests.infra.shell import ROOT, calls, code_blocks, run, stub
+from tests.scripts import load_script
 
 FOLDER = ROOT / "infra" / "aws"
 SETTINGS = {
@@ -35,12 +35,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def fill() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fill_aws", FOLDER / "fill.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(FOLDER / "fill.py")
 
 
 @pytest.fixture(scope="module")

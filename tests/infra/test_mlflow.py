@@ -4,7 +4,6 @@ The server itself is started by tests/integration/test_mlflow_server.py, through
 """
 
 import configparser
-import importlib.util
 import re
 import stat
 import subprocess
@@ -15,6 +14,8 @@ from typing import Any
 
 import pytest
 import yaml
+
+from tests.scripts import load_script
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "infra" / "mlflow"
@@ -29,12 +30,7 @@ GOOD = {
 
 @pytest.fixture(scope="module")
 def serve() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("serve_mlflow", FOLDER / "serve.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(FOLDER / "serve.py")
 
 
 @pytest.fixture(scope="module")

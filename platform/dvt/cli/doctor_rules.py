@@ -73,7 +73,7 @@ def judge_clocks(offsets: Sequence[ClockOffset]) -> Verdict:
     first, last = (pick(offsets, key=lambda offset: offset.ahead_s) for pick in (min, max))
     skew = last.ahead_s - first.ahead_s
     uncertain = first.uncertain_s + last.uncertain_s
-    told = f"within {1e3 * skew:.3g} ms of one another, known to {1e3 * uncertain:.2g} ms"
+    told = f"within {1e3 * skew:,.1f} ms of one another, known to {1e3 * uncertain:,.1f} ms"
     if skew - uncertain > MAX_CLOCK_SKEW_S:
         rule = f"must be at most {MAX_CLOCK_SKEW_S:g} s apart, got {skew:.3g} s from {first.host} to {last.host}"
         return Verdict("clocks", "fail", f"{rule}; keep them by NTP")
@@ -132,6 +132,8 @@ def judge_storage(
     faults = [f"{node}: {told}" for node, told in rates.items() if isinstance(told, str)]
     found = {node: told for node, told in rates.items() if isinstance(told, Rates)}
     for node, unseen in missing.items():
+        if node not in found:  # told already
+            continue
         if isinstance(unseen, str):
             faults.append(f"{node}: {unseen}")
         elif unseen:

@@ -1,1 +1,1 @@
-"""Training: the loss, the step, the loop, the checkpoint; only `ray_train` and `ray_report` know Ray."""
+"""Training: the loss, the step, the loop, the checkpoint; only modules named `ray_*` know Ray."""
