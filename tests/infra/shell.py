@@ -12,6 +12,7 @@ printf '%s' "$(basename "$0")" >> "$CALLS"
 printf ' %q' "$@" >> "$CALLS"
 printf '\\n' >> "$CALLS"
 case "$*" in {answers} esac
+if [ "${{!#}}" = - ]; then cat > /dev/null; fi  # reads its input as the program does: else what writes it gets SIGPIPE
 exit 0
 """
 
@@ -41,7 +42,7 @@ def run(
     full = {"PATH": path, "HOME": str(folder), "CALLS": str(folder / "calls"), **(env or {})}
     return subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
-        cwd=cwd, env=full, capture_output=True, text=True, timeout=60, check=False,
+        cwd=cwd, env=full, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 
 
