@@ -5,19 +5,32 @@ about it is done: a host that died is replaced, and a job that ended is submitte
 returns is a remark for the table. A new fault is one more function in `FAULTS`.
 """
 
+import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import psutil
 
-from tests.faults.training import Training
+from tests.faults.process import beset, kill, run_python
+from tests.faults.training import EPOCHS, Training
 from tests.integration.hosts import RayHost
 
 AT_STEP = 18  # three steps after a checkpoint, four into the second epoch
 OUTAGE_S, CUT_S = 60, 30
 SLOW_S = 1.0  # of each request
 SMALL_DISK = "64k"
+BAD_STEPS = 3
+# Run in a worker: the loss of its next {count} steps is NaN.
+POISON = """
+import dataclasses as _dataclasses, dvt.train.step as _step
+_loss, _left = _step.cascade_loss, [{count}]
+def _poisoned(*args):
+    loss = _loss(*args)
+    _left[0] -= 1
+    return _dataclasses.replace(loss, total=loss.total * float("nan")) if _left[0] >= 0 else loss
+_step.cascade_loss = _poisoned
+"""
 
 
 @dataclass(frozen=True)
@@ -27,21 +40,25 @@ class Fault:
     Attributes:
         do: Does it.
         hosts: How many hosts there are when the run starts.
+        words: Options of the run, beside those of all.
+        epochs: Of the run, and of the undisturbed one that it is compared with.
     """
 
     do: Callable[[Training], str]
     hosts: int = 3
+    words: tuple[str, ...] = ()
+    epochs: int = EPOCHS
 
 
 def kill_worker(training: Training) -> str:
     """SIGKILL of a worker that is not rank 0."""
-    _kill(training, *training.workers()[1])
+    kill(*training.worker(1))
     return "a worker is started in its place"
 
 
 def kill_rank_0(training: Training) -> str:
     """SIGKILL of the worker that writes checkpoints."""
-    _kill(training, *training.workers()[0])
+    kill(*training.worker(0))
     return "a worker is started in its place"
 
 
@@ -66,18 +83,38 @@ def host_joins(training: Training) -> str:
     return "the run takes no notice"
 
 
+def hosts_come_and_go(training: Training) -> str:
+    """A host loses its power, where one worker is enough; later another one joins."""
+    _without_driver(training).die()
+    begun, step = time.monotonic(), training.rows()[-1].step
+    training.wait_for(lambda: len(training.workers()) == 1, "one worker alone")
+    training.wait_for_step(step + 1)
+    fewer_s = time.monotonic() - begun
+    training.site.hosts.be(3)
+    begun = time.monotonic()
+    training.wait_for(lambda: len(training.workers()) == 3, "three workers again")
+    return f"1 worker after {fewer_s:.0f} s, 3 again {time.monotonic() - begun:.0f} s after a host joined"
+
+
 def kill_driver(training: Training) -> str:
     """SIGKILL of the driver; the job is submitted again."""
-    head = training.site.hosts.hosts[0]
-    raylet = head.raylet()
-    assert raylet is not None
-    drivers = [process for process in _family(head) if "jobs/train_imagenet.py" in process.cmdline()]
-    assert drivers, "the driver runs on the head's host"
-    for process in drivers:
+    for process in _drivers(training):
         process.kill()
     assert training.ended() != 0
     training.submit()
     return "the job is submitted again"
+
+
+def end_driver(training: Training) -> str:
+    """SIGTERM to the driver, as a scheduler gives notice; the job is submitted again."""
+    begun = time.monotonic()
+    for process in _drivers(training):
+        process.send_signal(signal.SIGTERM)
+    assert training.ended() != 0
+    taken_s = time.monotonic() - begun
+    assert "ended by SIGTERM, resumable" in training.text, training.text
+    training.submit()
+    return f"a checkpoint and an end, resumable, in {taken_s:.0f} s; the job is submitted again"
 
 
 def kill_head(training: Training) -> str:
@@ -137,28 +174,51 @@ def disk_full(training: Training) -> str:
     return "told in a sentence; the job is submitted again"
 
 
+def few_bad_losses(training: Training) -> str:
+    """The loss of one worker is NaN for some steps."""
+    run_python(*training.worker(1), POISON.format(count=BAD_STEPS))
+    training.wait_for(lambda: training.highest("train/skipped_steps") >= BAD_STEPS, "skipped steps")
+    return f"{BAD_STEPS} steps passed over by all workers"
+
+
+def bad_losses(training: Training) -> str:
+    """The loss of one worker is NaN from now on; once that is mended, the job is submitted again."""
+    run_python(*training.worker(1), POISON.format(count=10**6))
+    assert training.ended() != 0
+    assert "at most 10 steps in a row may have a loss or gradients that are no numbers" in training.text, training.text
+    kept = training.files("not_finite_")
+    assert any("batch_rank_0001" in name for name in kept), kept
+    training.submit()
+    return "stopped after 10 steps, the batch is kept; the job is submitted again"
+
+
+def straggler(training: Training) -> str:
+    """Other processes take a worker's core, until it is reported."""
+    begun = time.monotonic()
+    with beset(*training.worker(1)):
+        training.wait_for(lambda: training.highest("train/num_stragglers") >= 1, "a report")
+        taken_s = time.monotonic() - begun
+    return f"reported after {taken_s:.0f} s"
+
+
 FAULTS: Mapping[str, Fault] = {
     "worker-killed": Fault(kill_worker),
     "rank-0-killed": Fault(kill_rank_0),
     "raylet-killed": Fault(kill_raylet),
     "driver-killed": Fault(kill_driver),
+    "driver-told-to-end": Fault(end_driver),
     "head-killed": Fault(kill_head),
     "host-joins": Fault(host_joins),
     "host-leaves": Fault(host_leaves, hosts=4),
+    "hosts-come-and-go": Fault(hosts_come_and_go, words=("--cluster.num-workers", "[1, 3]"), epochs=60),
     "link-cut": Fault(cut_link),
     "s3-busy": Fault(s3_busy),
     "s3-slow": Fault(s3_slow),
     "disk-full": Fault(disk_full),
+    "loss-nan": Fault(few_bad_losses),
+    "loss-stays-nan": Fault(bad_losses),
+    "straggler": Fault(straggler),
 }
-
-
-def _kill(training: Training, address: str, process: int) -> None:
-    """Kill a process by the number that it has on its host."""
-    (ray_host,) = (host for host in training.site.hosts.hosts if host.address == address)
-    if ray_host.host is None:
-        psutil.Process(process).kill()
-    else:
-        ray_host.host.run("bash", "-c", f"kill -9 {process}")
 
 
 def _without_driver(training: Training) -> RayHost:
@@ -166,9 +226,14 @@ def _without_driver(training: Training) -> RayHost:
     return next(host for host in training.site.hosts.hosts[1:] if host.processes("ray::RayTrainWorker"))
 
 
-def _family(ray_host: RayHost) -> list[psutil.Process]:
-    """All processes of a host."""
-    if ray_host.host is not None:
-        return psutil.Process(ray_host.host.init).children(recursive=True)
-    raylet = ray_host.raylet()
-    return [] if raylet is None else raylet.children(recursive=True)
+def _drivers(training: Training) -> list[psutil.Process]:
+    """The processes of the job's script, which runs on the head's host."""
+    head = training.site.hosts.hosts[0]
+    if head.host is not None:
+        family = psutil.Process(head.host.init).children(recursive=True)
+    else:
+        raylet = head.raylet()
+        family = [] if raylet is None else raylet.children(recursive=True)
+    drivers = [process for process in family if "jobs/train_imagenet.py" in process.cmdline()]
+    assert drivers, "the driver runs on the head's host"
+    return drivers

@@ -58,7 +58,7 @@ def told(rows: Sequence[Measured]) -> str:
     return "\n".join(lines)
 
 
-def keep(rows: Sequence[Measured], undisturbed: Mapping[str, float], path: Path) -> None:
-    """Write the rows as JSON."""
-    content = {"undisturbed": dict(undisturbed), "faults": [asdict(row) for row in rows]}
+def keep(rows: Sequence[Measured], undisturbed: Mapping[int, Mapping[str, float]], path: Path) -> None:
+    """Write the rows as JSON, with the final metrics of undisturbed runs by their number of epochs."""
+    content = {"undisturbed": undisturbed, "faults": [asdict(row) for row in rows]}
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

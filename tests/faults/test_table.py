@@ -55,9 +55,9 @@ def test_the_table(tmp_path: Path) -> None:
         "| link-cut | 30.0 | 0 | within 0.0123 | cut |",
         "| s3-slow | 1.0 | 0 | differ by 0.5000 | slow |",
     ]
-    keep(measured, {"train/loss": 1.0}, tmp_path / "faults.json")
+    keep(measured, {5: {"train/loss": 1.0}}, tmp_path / "faults.json")
     kept = json.loads((tmp_path / "faults.json").read_text())
-    assert kept["undisturbed"] == {"train/loss": 1.0}
+    assert kept["undisturbed"] == {"5": {"train/loss": 1.0}}
     assert [row["fault"] for row in kept["faults"]] == ["worker-killed", "link-cut", "s3-slow"]
 
 

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
+from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
 from tests.integration.cluster import ROOT
+from tests.integration.hosts import RayHost
 from tests.integration.site import BUCKET, DIGITS, Site
 
 NUM_WORKERS = 3
@@ -69,6 +71,7 @@ class Training:
     site: Site
     name: str
     words: tuple[str, ...] = ()
+    epochs: int = EPOCHS
     logs: list[Path] = field(default_factory=list)
     process: "subprocess.Popen[str] | None" = None
 
@@ -78,7 +81,8 @@ class Training:
         command = [
             *(str(cluster.python), "-m", "ray.scripts.scripts", "job", "submit", "--address", cluster.jobs_address),
             *("--working-dir", ".", "--", "jobs/train_imagenet.py", "--recipe", "jobs/recipes/embedded.yaml", *DIGITS),
-            *("--run.name", self.name, "--cluster.num-workers", str(NUM_WORKERS), "--optimizer.epochs", str(EPOCHS)),
+            *("--run.name", self.name, "--cluster.num-workers", str(NUM_WORKERS)),
+            *("--optimizer.epochs", str(self.epochs)),
             *("--train.checkpoint-every-steps", str(EVERY), "--train.log-every-steps", "1"),
             *("--run.is-registered", "false", "--exits.static-reference", "false", *self.words),
         ]  # fmt: skip
@@ -113,14 +117,13 @@ class Training:
 
     def rows(self) -> list[Row]:
         """The steps so far, in the order that they were told."""
-        run_id = self._run_id()
-        if run_id is None:
-            return []
-        try:
-            points = MlflowClient(tracking_uri=self.site.tracking_uri).get_metric_history(run_id, LOSS)
-        except MlflowException:
-            return []
-        return sorted((Row(point.step, point.timestamp / 1000) for point in points), key=lambda row: row.time_s)
+        return sorted(
+            (Row(each.step, each.timestamp / 1000) for each in self._points(LOSS)), key=lambda row: row.time_s
+        )
+
+    def highest(self, metric: str) -> float:
+        """The highest value of a metric so far; 0 before the first."""
+        return max((each.value for each in self._points(metric)), default=0.0)
 
     def results(self) -> dict[str, float]:
         """The last loss, the last accuracy in training, and those of the test images."""
@@ -129,25 +132,22 @@ class Training:
         metrics = MlflowClient(tracking_uri=self.site.tracking_uri).get_run(run_id).data.metrics
         return {name: metrics[name] for name in sorted(metrics) if name in (LOSS, TOP1) or name.startswith("test/")}
 
-    def _run_id(self) -> str | None:
-        client = MlflowClient(tracking_uri=self.site.tracking_uri)
-        experiment = client.get_experiment_by_name("dvt")
-        if experiment is None:
-            return None
-        found = client.search_runs([experiment.experiment_id], f"tags.`mlflow.runName` = '{self.name}'")
-        return found[0].info.run_id if found else None
-
-    def checkpoints(self) -> list[str]:
-        """The folders of checkpoints in the bucket."""
+    def files(self, start: str) -> list[str]:
+        """The files of the run in the bucket whose names start with `start`."""
         client = self.site.s3.client()
-        prefix = f"runs/{self.name}/checkpoints/"
-        pages = client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"runs/{self.name}/{start}")
         keys = [entry["Key"] for page in pages for entry in page.get("Contents", ())]
         client.close()
-        return sorted({key.removeprefix(prefix).split("/")[0] for key in keys if "/checkpoint_2" in f"/{key}"})
+        return keys
+
+    def worker(self, rank: int) -> tuple[RayHost, int]:
+        """The host of a worker, and its process as that host counts processes."""
+        address, process = self.workers()[rank]
+        (ray_host,) = (host for host in self.site.hosts.hosts if host.address == address)
+        return ray_host, process
 
     def workers(self) -> dict[int, tuple[str, int]]:
-        """By rank the address of a worker's host, and its process as that host counts processes."""
+        """By rank the address of a worker's host, and its process there."""
         cluster = self.site.hosts.cluster
         request = urllib.request.Request(
             f"{cluster.jobs_address}/api/train/v2/runs/v1",
@@ -159,3 +159,20 @@ class Training:
         newest = max(runs, key=lambda run: run["start_time_ms"])
         attempt = max(newest["run_attempts"], key=lambda each: each["start_time_ms"])
         return {each["world_rank"]: (each["node_ip"], each["pid"]) for each in attempt["workers"]}
+
+    def _run_id(self) -> str | None:
+        client = MlflowClient(tracking_uri=self.site.tracking_uri)
+        experiment = client.get_experiment_by_name("dvt")
+        if experiment is None:
+            return None
+        found = client.search_runs([experiment.experiment_id], f"tags.`mlflow.runName` = '{self.name}'")
+        return found[0].info.run_id if found else None
+
+    def _points(self, metric: str) -> list[Metric]:
+        run_id = self._run_id()
+        if run_id is None:
+            return []
+        try:
+            return MlflowClient(tracking_uri=self.site.tracking_uri).get_metric_history(run_id, metric)
+        except MlflowException:
+            return []

@@ -4,6 +4,8 @@ What is submitted carries the project; the hosts' Python does not find it, nor d
 """
 
 import json
+import re
+import subprocess
 from collections.abc import Iterator
 
 import pandas as pd
@@ -11,8 +13,8 @@ import pytest
 import s3fs
 from mlflow import MlflowClient
 
-from tests.integration.cluster import submitted
-from tests.integration.site import BUCKET, DATA, DIGITS, Site, Watch, running_site
+from tests.integration.cluster import ROOT, submitted
+from tests.integration.site import BUCKET, DATA, DIGITS, RUNS, Site, Watch, running_site
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -90,3 +92,38 @@ def test_hosts_predict_side_by_side(site: Site, files: s3fs.S3FileSystem) -> Non
     rows = pd.concat([pd.read_parquet(files.open(path)) for path in parts])
     assert len(rows) == NUM_TEST_IMAGES
     assert rows.error.isna().all()
+
+
+def looked_at(site: Site, *words: str) -> tuple[int, list[str]]:
+    """The exit code of `jobs/doctor.py` for a job on all hosts, and its lines."""
+    cluster, options = site.hosts.cluster, ("--run.storage-path", RUNS, "--min-free-gib", "1", *words)
+    job = (str(cluster.python), "-m", "ray.scripts.scripts", "job", "submit", "--address", cluster.jobs_address)
+    command = [*job, "--working-dir", ".", "--", "python", "jobs/doctor.py", *options]
+    done = subprocess.run(command, cwd=ROOT, env=cluster.env, capture_output=True, text=True, timeout=300, check=False)
+    checks = re.findall(r"(?m)^(?:checking|pass|fail|skip)\b.*", done.stdout)
+    assert checks, done.stdout + done.stderr
+    return done.returncode, checks
+
+
+def test_the_doctor_finds_the_hosts_fit_or_not(site: Site, files: s3fs.S3FileSystem) -> None:
+    code, told = looked_at(site, "--cluster.num-workers", str(NUM_HOSTS))
+    print(*told, sep="\n")
+    assert code == 0, told
+    assert told[0] == f"checking {NUM_HOSTS} nodes"
+    assert [line.split()[:2] for line in told[1:-1]] == [
+        ["pass", "versions"],
+        ["pass", "clocks"],
+        ["pass", "disks"],
+        ["skip", "gpus"],
+        ["pass", "storage"],
+        ["pass", "mlflow"],
+        ["pass", "all-reduce"],
+    ]
+    assert f"{NUM_HOSTS} workers by gloo: " in told[-2]
+    assert told[-1] == "pass: the cluster is fit for the job"
+    assert not [path for path in files.find(RUNS) if "/.doctor-" in path]
+    # Everything is looked at, though much is wrong.
+    wrong = ("--min-free-gib", "1e6", "--run.tracking-uri", "http://127.0.0.1:1", "--cluster.num-workers", "9")
+    code, told = looked_at(site, *wrong)
+    assert (code, told[-1]) == (1, "fail: disks, mlflow, all-reduce"), told
+    assert told[-2] == f"fail  all-reduce  9 workers need 9 CPU, of which {NUM_HOSTS} are free now"

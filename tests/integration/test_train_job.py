@@ -141,14 +141,10 @@ def test_a_killed_driver_goes_on_bit_for_bit(cluster: RayCluster, tmp_path: Path
     assert not (broken / "runs" / "embedded-002").exists()
 
 
-def test_a_job_is_submitted_to_nodes_without_the_project(cluster: RayCluster, tmp_path: Path) -> None:
-    recipe = "jobs/recipes/embedded.yaml"
-    words = [word if word != TINY[1] else recipe for word in tiny(epochs=1, workers=2)]
-    told = submitted(cluster, "python", "jobs/train_imagenet.py", *words, "--run.storage-path", str(tmp_path / "runs"))
-    assert "dvt-embedded version 1, alias candidate" in told
-    assert (tmp_path / "runs" / "embedded-001" / "finished.json").exists()
-    assert "name: embedded" in submitted(cluster, "jobs/train_imagenet.py", "--recipe", recipe, "--print-config")
-
+def test_what_is_submitted_is_the_project_alone(cluster: RayCluster) -> None:
+    """`test_many_nodes.py` trains by it."""
+    words = ("jobs/train_imagenet.py", "--recipe", "jobs/recipes/embedded.yaml", "--print-config")
+    assert "name: embedded" in submitted(cluster, *words)
     shipped = [path for path in cluster.folder.rglob("_ray_pkg_*") if (path / "jobs").is_dir()]
     assert shipped
     for folder in shipped:

@@ -17,7 +17,6 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits
 
 from dvt.config import CascadeConfig, DataConfig, Rules
 from dvt.data.randomness import PURPOSE_SCENE, PURPOSE_SPLIT, philox_key, random_bits
@@ -160,7 +159,7 @@ def open_digits(config: DataConfig, cascade: CascadeConfig) -> DataSets:
 
 def split_sources(seed: int) -> dict[Part, NDArray[np.int64]]:
     """Which of scikit-learn's digits belong to which part, by index; the same share of each class to each."""
-    labels = load_digits().target
+    _images, labels = _load_sources()
     order = np.argsort(random_bits(len(labels), PURPOSE_SPLIT, seed), kind="stable")
     members: dict[Part, list[NDArray[np.int64]]] = {part: [] for part in PARTS}
     for label in np.unique(labels):
@@ -182,13 +181,22 @@ class _Digits:
 
 @cache
 def _enlarge_part(part: Part, seed: int, sides: tuple[int, ...]) -> _Digits:
-    sources = load_digits()
+    sources, labels = _load_sources()
     members = split_sources(seed)[part]
-    images = sources.images[members].astype(np.int64)
+    images = sources[members].astype(np.int64)
     enlarged = [_enlarge(images, side).reshape(-1) for side in sides]
     ends = np.cumsum([pixels.size for pixels in enlarged])
     starts = np.concatenate([[0], ends[:-1]])
-    return _Digits(np.concatenate(enlarged), np.array(sides), starts, sources.target[members].astype(np.int64))
+    return _Digits(np.concatenate(enlarged), np.array(sides), starts, labels[members].astype(np.int64))
+
+
+def _load_sources() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Scikit-learn's digits, (n, 8, 8) from 0 to `SOURCE_MAX`, and their labels, (n,)."""
+    # Here, as it takes 1.5 s of a core, a third of all that a training process imports, and other data need it not.
+    from sklearn.datasets import load_digits
+
+    sources = load_digits()
+    return sources.images, sources.target
 
 
 def _enlarge(images: NDArray[np.int64], side: int) -> Pixels:

@@ -1,0 +1,71 @@
+"""What is done to one process of a host: killed, given Python to run, or kept from its core."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+
+import psutil
+
+from tests.integration.hosts import RayHost
+
+NUM_RIVALS = 4
+SPIN = "while True: pass"
+
+
+def kill(ray_host: RayHost, process: int) -> None:
+    """SIGKILL.
+
+    Args:
+        ray_host: Where it runs.
+        process: Its number there.
+    """
+    _run(ray_host, "bash", "-c", f"kill -9 {process}")
+
+
+def run_python(ray_host: RayHost, process: int, code: str) -> None:
+    """Have a running Python process run code between two of its own instructions, by way of gdb.
+
+    Args:
+        ray_host: Where it runs.
+        process: Its number there.
+        code: Run in its module `__main__`.
+    """
+    with tempfile.NamedTemporaryFile("w", suffix=".py", dir=ray_host.folder) as file:
+        file.write(code)
+        file.flush()
+        call = f"exec(open('{file.name}').read())"
+        told = _run(
+            ray_host,
+            *("gdb", "--batch", "--nx", "--pid", str(process)),
+            *("-ex", "call (int)PyGILState_Ensure()", "-ex", f'call (int)PyRun_SimpleString("{call}")'),
+            *("-ex", "call (void)PyGILState_Release($1)"),
+        )
+    assert "$2 = 0" in told, f"the code did not run in process {process}:\n{told}"
+
+
+@contextlib.contextmanager
+def beset(ray_host: RayHost, process: int) -> Iterator[None]:
+    """Keep a process on the first core, where others take most of the time, while the context lasts."""
+    cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+    first = cores.partition(",")[0]
+    _run(ray_host, "taskset", "--all-tasks", "--cpu-list", "--pid", first, str(process))
+    level = int(_run(ray_host, "ps", "-o", "ni=", "-p", str(process)))
+    command = ["taskset", "--cpu-list", first, "nice", "-n", str(level), sys.executable, "-c", SPIN]
+    rivals = [subprocess.Popen(command) for _ in range(NUM_RIVALS)]
+    try:
+        yield
+    finally:
+        for rival in rivals:
+            rival.kill()
+            rival.wait()
+        with contextlib.suppress(AssertionError, psutil.Error):  # it may have ended
+            _run(ray_host, "taskset", "--all-tasks", "--cpu-list", "--pid", cores, str(process))
+
+
+def _run(ray_host: RayHost, *command: str) -> str:
+    if ray_host.host is not None:
+        return ray_host.host.run(*command)
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
