@@ -110,7 +110,7 @@ def test_a_killed_worker_is_replaced(cluster: RayCluster, tmp_path: Path) -> Non
     assert len(client.search_runs([record["experiment_id"]])) == 1
 
 
-def test_a_killed_driver_goes_on_bit_for_bit(cluster: RayCluster, tmp_path: Path) -> None:
+def test_an_ended_driver_goes_on_bit_for_bit(cluster: RayCluster, tmp_path: Path) -> None:
     words = tiny("--data.train-images", "2048", epochs=8, workers=1)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for folder in (whole, broken):
@@ -118,7 +118,8 @@ def test_a_killed_driver_goes_on_bit_for_bit(cluster: RayCluster, tmp_path: Path
     with driving(words, cwd=whole, env=cluster.env, python=cluster.python) as driver:
         assert driver.finish() == 0, driver.text
 
-    for ending, code in ((signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGKILL, -signal.SIGKILL)):
+    # SIGKILL: test_s3_storage.py, and of the process that trains itself tests/resume.
+    for ending, code in ((signal.SIGINT, 130), (signal.SIGTERM, 75)):
         with driving(words, cwd=broken, env=cluster.env, python=cluster.python) as driver:
             driver.wait_for("/8 · step ")  # an epoch done, others to come
             driver.process.send_signal(ending)
