@@ -210,7 +210,7 @@ FAULTS: Mapping[str, Fault] = {
     "head-killed": Fault(kill_head),
     "host-joins": Fault(host_joins),
     "host-leaves": Fault(host_leaves, hosts=4),
-    "hosts-come-and-go": Fault(hosts_come_and_go, words=("--cluster.num-workers", "[1, 3]"), epochs=60),
+    "hosts-come-and-go": Fault(hosts_come_and_go, words=("--cluster.num-workers", "[1, 3]"), epochs=12),
     "link-cut": Fault(cut_link),
     "s3-busy": Fault(s3_busy),
     "s3-slow": Fault(s3_slow),

@@ -20,7 +20,7 @@ from tests.integration.hosts import RayHost
 from tests.integration.site import BUCKET, DIGITS, Site
 
 NUM_WORKERS = 3
-EPOCHS, EVERY = 5, 5  # 14 steps an epoch
+EPOCHS, EVERY = 3, 5  # 14 steps an epoch
 WAIT_S = 600
 LOSS, TOP1 = "train/loss", "calibration/top1_mean"
 
@@ -156,8 +156,8 @@ class Training:
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with direct.open(request, timeout=30) as answer:
             runs: list[dict[str, Any]] = json.load(answer)["train_runs"]
-        newest = max(runs, key=lambda run: run["start_time_ms"])
-        attempt = max(newest["run_attempts"], key=lambda each: each["start_time_ms"])
+        newest = max(runs, key=lambda run: run["start_time_ns"])
+        attempt = max(newest["run_attempts"], key=lambda each: each["start_time_ns"])
         return {each["world_rank"]: (each["node_ip"], each["pid"]) for each in attempt["workers"]}
 
     def _run_id(self) -> str | None:
