@@ -11,6 +11,8 @@ from dvt.config import ConfigError, Problem
 
 T = TypeVar("T")
 
+STANDING_BACK = 4  # levels of niceness of the first part; 19 is the most, and Ray's workers have 15
+
 
 @dataclass(frozen=True)
 class Replicas:
@@ -73,6 +75,11 @@ class ServingPlan:
     def num_threads(self) -> int:
         """Threads of torch in a replica."""
         return max(1, int(self.cpus_per_replica))
+
+    def niceness(self, part_index: int) -> int:
+        """How far a part stands back where parts share cores: the last not at all, so what was begun is ended first."""
+        last = len(self.parts) - 1
+        return round(STANDING_BACK * (last - part_index) / last) if last else 0
 
 
 def plan_parts(

@@ -9,6 +9,7 @@ images that leave early are answered while the others go on.
 import asyncio
 import logging
 import math
+import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -68,7 +69,8 @@ class StageReplica:
         for index, stage in enumerate(model.cascade.stages):
             stage.to(device if index in part.stages else "meta")
         self._part = StagePart(model.cascade, confidence, part.stages)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="dvt-stage")  # torch keeps its threads for one caller
+        niceness = plan.niceness(part_index)  # of the thread, and of torch's, which it starts
+        self._thread = ThreadPoolExecutor(1, "dvt-stage", os.nice, (niceness,))  # one, as torch's are for one caller
         self._gathering: Gathering[Any, PartReply] = Gathering(
             self._run_batch, max_size=part.max_batch_size, max_wait_s=plan.batch_wait_s, size_of=len
         )

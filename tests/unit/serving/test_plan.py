@@ -36,10 +36,8 @@ def test_what_does_not_fit_is_refused(sizes: tuple[int, ...], replicas: tuple[st
         plan_parts(3, True, sizes, replicas)
 
 
-@pytest.mark.parametrize(("cpus", "threads"), [(0.3, 1), (1.0, 1), (4.0, 4)])
-def test_threads_are_the_whole_cores(cpus: float, threads: int) -> None:
-    parts = (PartPlan(stages=range(1), replicas=Replicas(2, 4), max_batch_size=1),)
-    plan = ServingPlan(
+def plan_of(parts: tuple[PartPlan, ...], cpus: float = 1.0) -> ServingPlan:
+    return ServingPlan(
         model="m",
         tracking_uri=None,
         parts=parts,
@@ -49,4 +47,17 @@ def test_threads_are_the_whole_cores(cpus: float, threads: int) -> None:
         use_gpu=False,
         num_calibration=None,
     )
+
+
+@pytest.mark.parametrize(("cpus", "threads"), [(0.3, 1), (1.0, 1), (4.0, 4)])
+def test_threads_are_the_whole_cores(cpus: float, threads: int) -> None:
+    plan = plan_of((PartPlan(stages=range(1), replicas=Replicas(2, 4), max_batch_size=1),), cpus)
     assert (plan.num_threads, plan.num_replicas) == (threads, 2)
+
+
+@pytest.mark.parametrize(
+    ("num_exits", "is_split", "levels"), [(3, True, [4, 2, 0]), (2, True, [4, 0]), (3, False, [0])]
+)
+def test_early_stages_stand_back(num_exits: int, is_split: bool, levels: list[int]) -> None:
+    plan = plan_of(plan_parts(num_exits, is_split, (8,), ("1",)))
+    assert [plan.niceness(index) for index in range(len(plan.parts))] == levels
