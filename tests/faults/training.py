@@ -157,7 +157,7 @@ class Training:
         with direct.open(request, timeout=30) as answer:
             runs: list[dict[str, Any]] = json.load(answer)["train_runs"]
         newest = max(runs, key=lambda run: run["start_time_ns"])
-        attempt = max(newest["run_attempts"], key=lambda each: each["start_time_ns"])
+        attempt = max(newest["attempts"], key=lambda each: each["start_time_ns"])
         return {each["world_rank"]: (each["node_ip"], each["pid"]) for each in attempt["workers"]}
 
     def _run_id(self) -> str | None:
