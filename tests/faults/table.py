@@ -52,8 +52,8 @@ def told(rows: Sequence[Measured]) -> str:
         "|---|---|---|---|---|",
     ]
     for row in rows:
-        same = "equal" if row.largest_difference == 0 else f"within {row.largest_difference:.4f}"
-        metrics = same if row.is_within else f"differ by {row.largest_difference:.4f}"
+        same = "equal" if row.largest_difference == 0 else f"within {row.largest_difference:.2g}"
+        metrics = same if row.is_within else f"differ by {row.largest_difference:.2g}"
         lines.append(f"| {row.fault} | {row.recover_s:.1f} | {row.steps_lost} | {metrics} | {row.remark} |")
     return "\n".join(lines)
 

@@ -52,8 +52,8 @@ def test_the_table(tmp_path: Path) -> None:
     ]
     assert told(measured).splitlines()[2:] == [
         "| worker-killed | 12.3 | 3 | equal | started again |",
-        "| link-cut | 30.0 | 0 | within 0.0123 | cut |",
-        "| s3-slow | 1.0 | 0 | differ by 0.5000 | slow |",
+        "| link-cut | 30.0 | 0 | within 0.012 | cut |",
+        "| s3-slow | 1.0 | 0 | differ by 0.5 | slow |",
     ]
     keep(measured, {5: {"train/loss": 1.0}}, tmp_path / "faults.json")
     kept = json.loads((tmp_path / "faults.json").read_text())
