@@ -39,14 +39,14 @@ def main() -> int:
             try:
                 rows.append(_measured(site, name, fault, undisturbed[fault.epochs]))
                 print(told(rows[-1:]).splitlines()[-1], flush=True)
+                if asked.json is not None:  # each time, as all take an hour
+                    keep(rows, undisturbed, asked.json)
             except Exception:  # noqa: BLE001  # of one fault; the others are to be seen all the same
                 failures += 1
                 print(f"{name} failed:\n{traceback.format_exc()}", flush=True)
                 site.relay.is_busy, site.relay.delay_s = False, 0.0
                 site.hosts.begin_again()
         print(told(rows))
-        if asked.json is not None:
-            keep(rows, undisturbed, asked.json)
     return int(failures > 0 or not all(row.is_within for row in rows))
 
 

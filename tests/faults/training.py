@@ -126,11 +126,12 @@ class Training:
         return max((each.value for each in self._points(metric)), default=0.0)
 
     def results(self) -> dict[str, float]:
-        """The last loss, the last accuracy in training, and those of the test images."""
+        """The last loss, the last accuracy in training, and that of the test images at each exit."""
         run_id = self._run_id()
         assert run_id is not None
         metrics = MlflowClient(tracking_uri=self.site.tracking_uri).get_run(run_id).data.metrics
-        return {name: metrics[name] for name in sorted(metrics) if name in (LOSS, TOP1) or name.startswith("test/")}
+        measured = {name: value for name, value in metrics.items() if name.startswith("test/exit_")}
+        return {LOSS: metrics[LOSS], TOP1: metrics[TOP1], **dict(sorted(measured.items()))}
 
     def files(self, start: str) -> list[str]:
         """The files of the run in the bucket whose names start with `start`."""
