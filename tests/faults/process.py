@@ -52,8 +52,7 @@ def beset(ray_host: RayHost, process: int) -> Iterator[None]:
     cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
     first = cores.partition(",")[0]
     _run(ray_host, "taskset", "--all-tasks", "--cpu-list", "--pid", first, str(process))
-    level = int(_run(ray_host, "ps", "-o", "ni=", "-p", str(process)))
-    command = ["taskset", "--cpu-list", first, "nice", "-n", str(level), sys.executable, "-c", SPIN]
+    command = ["taskset", "--cpu-list", first, sys.executable, "-c", SPIN]  # Ray's workers are nicer than these
     rivals = [subprocess.Popen(command) for _ in range(NUM_RIVALS)]
     try:
         yield
