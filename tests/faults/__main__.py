@@ -5,10 +5,14 @@ did not end as it should. Takes three or four minutes a fault on two cores.
 """
 
 import argparse
+import subprocess
 import sys
 import time
 import traceback
 from pathlib import Path
+
+import psutil
+from mlflow.exceptions import MlflowException
 
 from tests.faults.faults import AT_STEP, FAULTS, Fault
 from tests.faults.table import Measured, compared, keep, told
@@ -17,6 +21,8 @@ from tests.integration.site import Site, running_site
 
 # Who holds which rank is asked of Ray.
 ENV = {"RAY_TRAIN_ENABLE_STATE_TRACKING": "1"}
+
+FAILURES = (AssertionError, OSError, subprocess.SubprocessError, psutil.Error, MlflowException)
 
 
 def main() -> int:
@@ -41,7 +47,7 @@ def main() -> int:
                 print(told(rows[-1:]).splitlines()[-1], flush=True)
                 if asked.json is not None:  # each time, as all take an hour
                     keep(rows, undisturbed, asked.json)
-            except Exception:  # noqa: BLE001  # of one fault; the others are to be seen all the same
+            except FAILURES:  # of one fault; the others are to be seen all the same
                 failures += 1
                 print(f"{name} failed:\n{traceback.format_exc()}", flush=True)
                 site.relay.is_busy, site.relay.delay_s = False, 0.0
