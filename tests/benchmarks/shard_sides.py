@@ -1,4 +1,4 @@
-"""Tar shards read from a disk and from a bucket, as sides of `loading_speed`: with a full cache and an empty one.
+"""Tar shards read from a disk and from a bucket, as sides of `loading_speed`: with a full, an empty and no cache.
 
 The bucket is on a real S3 server of this machine. It is started on all cores and its work is not counted: a rate is of
 the processor time of the loading process and its reading process alone, which is what a training node pays.
@@ -23,7 +23,7 @@ from tests.integration.s3_server import running_s3
 
 BUCKET = "dvt-loading"
 SHARD_BYTES = 64 * 2**20
-BARS = {("S3, full cache", "local shards"): 0.9, ("S3, empty cache", "local shards"): 0.9}
+BARS = {(f"S3, {cache} cache", "local shards"): 0.9 for cache in ("full", "empty", "no")}
 
 Ours = Callable[[PackedImages], Iterator[object]]
 
@@ -50,6 +50,7 @@ def shard_sides(folder: Path, images: FolderFiles, ours: Ours) -> Iterator[dict[
             "local shards": lambda: ours(_opened(local, DataConfig(root="unused"))),
             "S3, full cache": lambda: ours(_opened(remote, warm)),
             "S3, empty cache": partial(_with_empty_cache, folder, remote, ours),
+            "S3, no cache": lambda: ours(_opened(remote, DataConfig(root="unused", cache_dir=None))),
         }
 
 

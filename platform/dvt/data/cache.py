@@ -4,6 +4,9 @@ A block is a file, whole or not there: it is written under another name, which i
 Whoever wants the same block meanwhile waits for that lock and finds the block, so that a node asks for it once. A
 writer that was killed leaves an unlocked partial file, which the next takes over or removes.
 
+A folder among temporary files must be this user's alone, or another one could put images there; and of what others
+leave of its disk, it takes half at most.
+
 What the blocks take is counted in the file `.lock`, changed by one process at a time; where the bound would be passed,
 those that were not read for longest go, by the date of the file, which a read renews.
 
@@ -13,15 +16,20 @@ CRC-32, which took more time than all else of a read.
 """
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
+import shutil
+import stat
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from xxhash import xxh3_64_digest, xxh3_64_intdigest
+
+from dvt.data.byte_ranges import Part
 
 logger = logging.getLogger(__name__)
 
@@ -42,16 +50,19 @@ class BlockCache:
     Args:
         folder: Where they lie; made if it is not there.
         limit_bytes: Most bytes of all blocks together; those being written come on top.
+        is_temporary: Whether the folder is among temporary files, which all users share.
     """
 
-    def __init__(self, folder: str, limit_bytes: int) -> None:
+    def __init__(self, folder: str, limit_bytes: int, *, is_temporary: bool = False) -> None:
         self._folder = Path(folder)
         self._limit_bytes = limit_bytes
+        self._is_temporary = is_temporary
+        self._is_opened = False  # by this process
         self._is_counted = False  # whether this process has seen what lies there
         self.is_usable = True  # until the disk fails, for this process
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_is_counted": False, "is_usable": True}
+        return {**self.__dict__, "_is_opened": False, "_is_counted": False, "is_usable": True}
 
     def read(self, key: str, offset: int, size: int | None) -> bytes | None:
         """Bytes of a block.
@@ -64,16 +75,22 @@ class BlockCache:
         Returns:
             The bytes; None if there is no such block, or it is damaged, and gone then.
         """
+        found = self.read_parts(key, [(offset, size)])
+        return None if found is None else found[0]
+
+    def read_parts(self, key: str, parts: Sequence[Part]) -> list[bytes] | None:
+        """Many stretches of a block, each as of `read`; None if any cannot be had."""
         path = self._folder / f"{key}{_BLOCK}"
         if not self.is_usable:
             return None
         try:
+            self._open()
             with path.open("rb", buffering=0) as file:
-                content = _read_checked(file.fileno(), offset, size)
-                if content is not None:
+                found = _read_checked(file.fileno(), parts)
+                if found is not None:
                     with contextlib.suppress(PermissionError):  # another user's
                         os.utime(file.fileno())  # the date is when it was used last
-                    return content
+                    return found
             path.unlink(missing_ok=True)
         except FileNotFoundError:
             return None
@@ -92,7 +109,7 @@ class BlockCache:
         if not self.is_usable:
             return fetch()
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._open()
             with self._writing(key) as partial:
                 kept = self.read(key, 0, None)
                 if kept is not None:
@@ -102,6 +119,26 @@ class BlockCache:
         except OSError as error:
             self._give_up(error)
         return fetch() if content is None else content
+
+    def _open(self) -> None:
+        """Make the folder, or see whose it is.
+
+        Raises:
+            OSError: If it cannot be made, or must not be used.
+        """
+        if self._is_opened:
+            return
+        if self._is_temporary:
+            with contextlib.suppress(FileExistsError):
+                self._folder.mkdir(mode=0o700)
+            found = self._folder.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            left = shutil.disk_usage(self._folder).free + sum(size for _, size, _ in self._blocks())
+            self._limit_bytes = min(self._limit_bytes, left // 2)
+        else:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        self._is_opened = True
 
     @contextlib.contextmanager
     def _writing(self, key: str) -> Iterator[BinaryIO]:
@@ -218,8 +255,8 @@ def _checksums(content: bytes) -> bytes:
     return b"".join(xxh3_64_digest(view[start : start + CHUNK]) for start in range(0, len(content), CHUNK))
 
 
-def _read_checked(file: int, offset: int, size: int | None) -> bytes | None:
-    """Bytes of a block's file; None if it is damaged where they lie."""
+def _read_checked(file: int, parts: Sequence[Part]) -> list[bytes] | None:
+    """Stretches of a block's content from its file; None if it is damaged where they lie."""
     head = os.pread(file, _HEADER.size + _LONGEST_TABLE, 0)
     if len(head) < _HEADER.size:
         return None
@@ -228,9 +265,12 @@ def _read_checked(file: int, offset: int, size: int | None) -> bytes | None:
     table = head[_HEADER.size : _HEADER.size + _SUM_BYTES * num_chunks]
     if magic != _MAGIC or length > BLOCK_SIZE or xxh3_64_intdigest(table) != checksum:
         return None
-    end = length if size is None else offset + size
-    first, last = offset // CHUNK, -(-end // CHUNK)  # the chunks that hold the bytes
-    content = os.pread(file, min(last * CHUNK, length) - first * CHUNK, _HEADER.size + len(table) + first * CHUNK)
-    if _checksums(content) != table[_SUM_BYTES * first : _SUM_BYTES * last]:
-        return None
-    return content[offset - first * CHUNK : end - first * CHUNK]
+    start, found = _HEADER.size + len(table), []  # where the content begins
+    for offset, size in parts:
+        end = length if size is None else offset + size
+        first, last = offset // CHUNK, -(-end // CHUNK)  # the chunks that hold the bytes
+        content = os.pread(file, min(last * CHUNK, length) - first * CHUNK, start + first * CHUNK)
+        if _checksums(content) != table[_SUM_BYTES * first : _SUM_BYTES * last]:
+            return None
+        found.append(content[offset - first * CHUNK : end - first * CHUNK])
+    return found

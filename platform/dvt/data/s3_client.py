@@ -10,6 +10,7 @@ time, through the urllib3 of botocore 2 (without what botocore adds).
 """
 
 import os
+from functools import cache
 from typing import Any
 
 import botocore.session
@@ -17,6 +18,7 @@ import fsspec
 import s3fs
 from botocore import UNSIGNED
 from botocore.config import Config
+from botocore.loaders import Loader, create_loader
 
 from dvt.data.s3_failures import is_passing
 
@@ -80,11 +82,18 @@ def open_client(num_connections: int = NUM_CONNECTIONS) -> tuple[Any, dict[str, 
         "endpoint_url": told.endpoint_url,
     }
     session = botocore.session.Session(profile=told.kwargs.get("profile"))
+    session.register_component("data_loader", _loader(session.get_config_variable("data_path")))
     given = {name: value for name, value in keys.items() if value is not None}
     client = session.create_client(
         "s3", use_ssl=told.use_ssl, config=Config(**config), **{**given, **told.client_kwargs}
     )
     return client, told.req_kw
+
+
+@cache
+def _loader(folders: str | None) -> Loader:
+    """What reads botocore's descriptions of S3, once for a process and those forked from it, as each epoch does."""
+    return create_loader(folders)
 
 
 def _settings(num_connections: int) -> dict[str, Any]:
