@@ -5,6 +5,7 @@ did not end as it should. Takes three or four minutes a fault on two cores.
 """
 
 import argparse
+import contextlib
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import psutil
 from mlflow.exceptions import MlflowException
 
 from tests.faults.faults import AT_STEP, FAULTS, Fault
+from tests.faults.process import small_disks
 from tests.faults.table import Measured, compared, keep, told
 from tests.faults.training import Training, course
 from tests.integration.site import Site, running_site
@@ -69,11 +71,12 @@ def _train(site: Site, epochs: int) -> dict[str, float]:
 def _measured(site: Site, name: str, fault: Fault, undisturbed: dict[str, float]) -> Measured:
     site.hosts.be(fault.hosts)
     training = Training(site, name, fault.words, fault.epochs)
-    training.submit()
-    training.wait_for_step(AT_STEP)
-    begun = time.time()
-    remark = fault.do(training)
-    code = training.ended()
+    with small_disks(site.hosts) if fault.has_small_disks else contextlib.nullcontext():
+        training.submit()
+        training.wait_for_step(AT_STEP)
+        begun = time.time()
+        remark = fault.do(training)
+        code = training.ended()
     assert code == 0, training.text
     found, results = course(training.rows(), begun), training.results()
     difference, is_within = compared(results, undisturbed)

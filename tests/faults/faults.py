@@ -12,14 +12,13 @@ from dataclasses import dataclass
 
 import psutil
 
-from tests.faults.process import beset, kill, run_python
+from tests.faults.process import SMALL_DISK_BYTES, beset, kill, run_python
 from tests.faults.training import EPOCHS, Training
 from tests.integration.hosts import RayHost
 
 AT_STEP = 18  # three steps after a checkpoint, four into the second epoch
 OUTAGE_S, CUT_S = 60, 30
 SLOW_S = 1.0  # of each request
-SMALL_DISK = "64k"
 BAD_STEPS = 3
 # Run in a worker: the loss of its next {count} steps is NaN.
 POISON = """
@@ -42,12 +41,14 @@ class Fault:
         hosts: How many hosts there are when the run starts.
         words: Options of the run, beside those of all.
         epochs: Of the run, and of the undisturbed one that it is compared with.
+        has_small_disks: Whether temporary files are on small disks of their own, which can be filled.
     """
 
     do: Callable[[Training], str]
     hosts: int = 3
     words: tuple[str, ...] = ()
     epochs: int = EPOCHS
+    has_small_disks: bool = False
 
 
 def kill_worker(training: Training) -> str:
@@ -162,12 +163,12 @@ def s3_slow(training: Training) -> str:
 def disk_full(training: Training) -> str:
     """There is no room for a checkpoint on any host; once there is, the job is submitted again."""
     hosts = [each.host for each in training.site.hosts.hosts if each.host is not None]
-    scratch = str(training.site.hosts.scratch)
+    filler = training.site.hosts.scratch / "filler"
     for host in hosts:
-        host.run("mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK}", "tmpfs", scratch)
+        host.run("sh", "-c", f"head -c {SMALL_DISK_BYTES} /dev/zero >{filler} 2>/dev/null || true")
     assert training.ended() != 0
     for host in hosts:
-        host.run("umount", "--lazy", scratch)
+        host.run("rm", str(filler))
     told = " ".join(training.text.split())
     assert "no space is left to write checkpoint" in told, training.text
     training.submit()
@@ -214,7 +215,7 @@ FAULTS: Mapping[str, Fault] = {
     "link-cut": Fault(cut_link),
     "s3-busy": Fault(s3_busy),
     "s3-slow": Fault(s3_slow),
-    "disk-full": Fault(disk_full),
+    "disk-full": Fault(disk_full, has_small_disks=True),
     "loss-nan": Fault(few_bad_losses),
     "loss-stays-nan": Fault(bad_losses),
     "straggler": Fault(straggler),

@@ -1,4 +1,4 @@
-"""What is done to one process of a host: killed, given Python to run, or kept from its core."""
+"""What is done to a host: a process killed, given Python to run or kept from its core; its disk made small."""
 
 import contextlib
 import os
@@ -7,8 +7,9 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
-from tests.integration.hosts import RayHost
+from tests.integration.hosts import HostCluster, RayHost
 
+SMALL_DISK_BYTES = 64 * 2**20
 NUM_RIVALS = 4
 SPIN = "while True: pass"
 
@@ -60,6 +61,19 @@ def beset(ray_host: RayHost, process: int) -> Iterator[None]:
             rival.wait()
         with contextlib.suppress(AssertionError, subprocess.CalledProcessError):  # it may have ended
             _run(ray_host, "taskset", "--all-tasks", "--cpu-list", "--pid", cores, str(process))
+
+
+@contextlib.contextmanager
+def small_disks(cluster: HostCluster) -> Iterator[None]:
+    """Temporary files of each host on a disk of `SMALL_DISK_BYTES`, while the context lasts."""
+    hosts = [each.host for each in cluster.hosts if each.host is not None]
+    for host in hosts:
+        host.run("mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK_BYTES}", "tmpfs", str(cluster.scratch))
+    try:
+        yield
+    finally:
+        for host in hosts:
+            host.run("umount", "--lazy", str(cluster.scratch))
 
 
 def _run(ray_host: RayHost, *command: str) -> str:

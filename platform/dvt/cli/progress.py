@@ -3,18 +3,24 @@
 Metrics arrive from Ray's controller process through a queue, as one more `MetricSink`.
 """
 
+import logging
 import re
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+import ray
+from ray.exceptions import RayActorError
 from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from dvt.train.sink import MetricSink, MetricSinkFactory
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,16 +78,28 @@ def shown(
     console: Console, title: str, num_epochs: int, make_lasting: MetricSinkFactory
 ) -> Iterator[MetricSinkFactory]:
     """Show what the yielded factory's sinks are told, while the context lasts."""
-    queue = Queue(actor_options={"num_cpus": 0})
+    # On the driver's node: others may leave while the run goes on.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
     show = _show_bar if console.is_terminal else _print_lines
     thread = threading.Thread(target=show, args=(console, title, num_epochs, queue), daemon=True)
     thread.start()
     try:
         yield ShownSinkFactory(make_lasting, queue)
     finally:
-        queue.put(None)
+        with suppress(RayActorError):  # which the thread has told
+            queue.put(None)
         thread.join()
         queue.shutdown()
+
+
+def _rows(queue: Queue) -> Iterator[Row]:
+    """What is told until the end; a run does not end because it cannot be shown."""
+    try:
+        while (row := queue.get()) is not None:
+            yield row
+    except RayActorError:
+        logger.warning("the run is shown no longer, as the process that hands on what it tells is gone; it goes on")
 
 
 def _show_bar(console: Console, title: str, num_epochs: int, queue: Queue) -> None:
@@ -95,7 +113,7 @@ def _show_bar(console: Console, title: str, num_epochs: int, queue: Queue) -> No
     )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(title, total=num_epochs, told="starting workers")
-        while (row := queue.get()) is not None:
+        for row in _rows(queue):
             epoch = row.metrics.get("epoch")
             if epoch is None:
                 progress.update(task, told=f"step {row.step}")
@@ -106,7 +124,7 @@ def _show_bar(console: Console, title: str, num_epochs: int, queue: Queue) -> No
 
 def _print_lines(console: Console, title: str, num_epochs: int, queue: Queue) -> None:
     console.print(f"{title}: starting workers", highlight=False)
-    while (row := queue.get()) is not None:
+    for row in _rows(queue):
         console.print(f"{title}: {line(row, num_epochs)}", highlight=False, soft_wrap=True)
 
 

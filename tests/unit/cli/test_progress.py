@@ -1,8 +1,12 @@
 """What a line of progress tells of a row."""
 
-import pytest
+import io
 
-from dvt.cli.progress import Row, describe
+import pytest
+from ray.exceptions import ActorDiedError
+from rich.console import Console
+
+from dvt.cli.progress import Row, _print_lines, describe
 
 
 @pytest.mark.parametrize(
@@ -18,3 +22,24 @@ from dvt.cli.progress import Row, describe
 )
 def test_what_is_amiss_is_told(metrics: dict[str, float], told: str) -> None:
     assert describe(Row(8, {"train/loss": 0.5, **metrics})) == told
+
+
+class Queue:
+    """Hands on rows until the process that does so is gone."""
+
+    def __init__(self, rows: list[Row]) -> None:
+        self.rows = rows
+
+    def get(self) -> Row:
+        if not self.rows:
+            raise ActorDiedError
+        return self.rows.pop(0)
+
+
+def test_a_run_that_can_be_shown_no_longer_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    console = Console(file=io.StringIO(), width=80)
+    rows = [Row(step, {"train/loss": 0.5}) for step in (1, 2)]
+    _print_lines(console, "run-001", 3, Queue(rows))  # type: ignore[arg-type]
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().splitlines()[1:] == ["run-001: step 1 · loss 0.500", "run-001: step 2 · loss 0.500"]
+    assert "it goes on" in caplog.text
