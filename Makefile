@@ -58,7 +58,7 @@ audit: $(STAMP) ## look for known vulnerabilities of the pinned packages
 # when it starts if it is there, for a second of a core.
 $(SBOM_STAMP): $(STAMP)
 	@rm -rf $(VENV)/sbom
-	@$(PYTHON) -m venv $(VENV)/sbom
+	@$(BIN)/python -m venv $(VENV)/sbom
 	@$(SBOM_BIN)/python -m pip install --quiet --no-input --disable-pip-version-check -c constraints.txt cyclonedx-bom
 	@touch $@
 

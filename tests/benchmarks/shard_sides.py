@@ -50,7 +50,7 @@ def shard_sides(folder: Path, images: FolderFiles, ours: Ours) -> Iterator[dict[
             "local shards": lambda: ours(_opened(local, DataConfig(root="unused"))),
             "S3, full cache": lambda: ours(_opened(remote, warm)),
             "S3, empty cache": partial(_with_empty_cache, folder, remote, ours),
-            "S3, no cache": lambda: ours(_opened(remote, DataConfig(root="unused", cache_dir=None))),
+            "S3, no cache": lambda: ours(_opened(remote, DataConfig(root="unused"))),
         }
 
 

@@ -20,7 +20,7 @@ CLASSES = {"ant": 7, "bee": 130, "cat": 4}  # more than a row group of one class
 
 def pack(root: str, target: str, format_: str, shard_bytes: int = 20_000) -> None:
     """Pack both parts of a folder."""
-    parts = open_class_folders(root, DataConfig(root=root, cache_dir=None))
+    parts = open_class_folders(root, DataConfig(root=root))
     packing = Packing(format=format_, class_names=parts[0].class_names, shard_bytes=shard_bytes, seed=3)
     for part, images in zip(("train", "val"), parts, strict=True):
         pack_part(images, f"{target}/{part}", packing, Objects(), lambda _: None)
@@ -28,7 +28,7 @@ def pack(root: str, target: str, format_: str, shard_bytes: int = 20_000) -> Non
 
 def open_source(source: str, root: str) -> EncodedImages:
     """The training images."""
-    config = DataConfig(source=source.removeprefix("foreign "), root=root, cache_dir=None)  # type: ignore[arg-type]
+    config = DataConfig(source=source.removeprefix("foreign "), root=root)  # type: ignore[arg-type]
     return (open_class_folders if source == "folder" else open_parts)(root, config)[0]
 
 

@@ -78,7 +78,7 @@ def test_a_packed_bucket_is_checked_and_trained_from(
 
 def test_a_shard_that_vanishes_or_changes_is_told_of(folder: Path, client: Any) -> None:
     root = root_of("tar", folder, client)
-    data = open_data(DataConfig(source="tar", root=root, calibration_images=5, cache_dir=None), cascade(3))
+    data = open_data(DataConfig(source="tar", root=root, calibration_images=5), cascade(3))
     key = "tar/train/shard-00000.tar"
     content = client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
     client.put_object(Bucket=BUCKET, Key=key, Body=content[:-512] + bytes(511) + b"x")

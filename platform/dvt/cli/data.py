@@ -55,7 +55,7 @@ def _pack(asked: argparse.Namespace, console: Console) -> int:
     if asked.seed < 0:
         raise ConfigError([Problem("--seed", f"must be at least 0, got {asked.seed}")])
     source, target = typed_address(asked.source), typed_address(asked.target)
-    parts = open_class_folders(source, DataConfig(root=source, cache_dir=None))
+    parts = open_class_folders(source, DataConfig(root=source))
     packing = Packing(
         format=asked.format, class_names=parts[0].class_names, shard_bytes=asked.shard_mib * 2**20, seed=asked.seed
     )
@@ -73,7 +73,7 @@ def _pack(asked: argparse.Namespace, console: Console) -> int:
 def _check(asked: argparse.Namespace, console: Console) -> int:
     root = typed_address(asked.source)
     kind: Source = asked.kind or _kind(root)
-    config = DataConfig(source=kind, root=root, cache_dir=None)  # what is there now is to be seen
+    config = DataConfig(source=kind, root=root)
     unread: dict[str, str] = {}
     parts = open_class_folders(root, config) if kind == "folder" else open_parts(root, config, unread)
     workers = asked.num_workers if asked.num_workers is not None else os.cpu_count() or 1

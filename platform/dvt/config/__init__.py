@@ -2,7 +2,7 @@
 
 from dvt.config.cascade import CascadeConfig, StageConfig, StageReuse
 from dvt.config.cluster import ClusterConfig
-from dvt.config.data import AUTO_CACHE, AugmentConfig, DataConfig
+from dvt.config.data import AugmentConfig, DataConfig
 from dvt.config.load import (
     cascade_from_yaml,
     cascade_to_yaml,
@@ -24,7 +24,6 @@ from dvt.config.recipe import (
 )
 
 __all__ = [
-    "AUTO_CACHE",
     "AugmentConfig",
     "CascadeConfig",
     "ClusterConfig",

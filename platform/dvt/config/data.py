@@ -8,7 +8,6 @@ from typing import Literal
 
 from dvt.config.problems import Rules
 
-AUTO_CACHE = "auto"  # a cache_dir that is chosen
 MOST_PIXELS = 89_478_485  # of an image file; above it Pillow takes it for an attack on memory
 # What a source whose images are known asks of the cascade.
 FIXED_BY_SOURCE = {
@@ -63,9 +62,7 @@ class DataConfig:
     seed: int = 0  # seed of the held-out split and of the embedded scenes
     crop_pct: float = 0.875  # share of the resized side kept by the centre crop at evaluation
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"  # resampling at evaluation
-    # folder on a local disk that keeps what is read from s3://; auto is one of the user's among the node's temporary
-    # files, of at most 16 GiB and half of what others leave of their disk; null keeps nothing
-    cache_dir: str | None = AUTO_CACHE
+    cache_dir: str | None = None  # folder on a local disk that keeps what is read from s3://; null keeps nothing
     cache_gib: float = 200.0  # most GiB of cache_dir, shared by all processes of a node, at least 1
     # what reads training batches: processes beside each training worker, or Ray tasks on any node's free cores
     engine: Literal["local", "ray"] = "local"

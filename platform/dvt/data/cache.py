@@ -4,9 +4,6 @@ A block is a file, whole or not there: it is written under another name, which i
 Whoever wants the same block meanwhile waits for that lock and finds the block, so that a node asks for it once. A
 writer that was killed leaves an unlocked partial file, which the next takes over or removes.
 
-A folder among temporary files must be this user's alone, or another one could put images there; and of what others
-leave of its disk, it takes half at most.
-
 What the blocks take is counted in the file `.lock`, changed by one process at a time; where the bound would be passed,
 those that were not read for longest go, by the date of the file, which a read renews.
 
@@ -16,12 +13,9 @@ CRC-32, which took more time than all else of a read.
 """
 
 import contextlib
-import errno
 import fcntl
 import logging
 import os
-import shutil
-import stat
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -50,19 +44,16 @@ class BlockCache:
     Args:
         folder: Where they lie; made if it is not there.
         limit_bytes: Most bytes of all blocks together; those being written come on top.
-        is_temporary: Whether the folder is among temporary files, which all users share.
     """
 
-    def __init__(self, folder: str, limit_bytes: int, *, is_temporary: bool = False) -> None:
+    def __init__(self, folder: str, limit_bytes: int) -> None:
         self._folder = Path(folder)
         self._limit_bytes = limit_bytes
-        self._is_temporary = is_temporary
-        self._is_opened = False  # by this process
         self._is_counted = False  # whether this process has seen what lies there
         self.is_usable = True  # until the disk fails, for this process
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_is_opened": False, "_is_counted": False, "is_usable": True}
+        return {**self.__dict__, "_is_counted": False, "is_usable": True}
 
     def read(self, key: str, offset: int, size: int | None) -> bytes | None:
         """Bytes of a block.
@@ -84,7 +75,6 @@ class BlockCache:
         if not self.is_usable:
             return None
         try:
-            self._open()
             with path.open("rb", buffering=0) as file:
                 found = _read_checked(file.fileno(), parts)
                 if found is not None:
@@ -109,7 +99,7 @@ class BlockCache:
         if not self.is_usable:
             return fetch()
         try:
-            self._open()
+            self._folder.mkdir(parents=True, exist_ok=True)
             with self._writing(key) as partial:
                 kept = self.read(key, 0, None)
                 if kept is not None:
@@ -119,26 +109,6 @@ class BlockCache:
         except OSError as error:
             self._give_up(error)
         return fetch() if content is None else content
-
-    def _open(self) -> None:
-        """Make the folder, or see whose it is.
-
-        Raises:
-            OSError: If it cannot be made, or must not be used.
-        """
-        if self._is_opened:
-            return
-        if self._is_temporary:
-            with contextlib.suppress(FileExistsError):
-                self._folder.mkdir(mode=0o700)
-            found = self._folder.lstat()
-            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-            left = shutil.disk_usage(self._folder).free + sum(size for _, size, _ in self._blocks())
-            self._limit_bytes = min(self._limit_bytes, left // 2)
-        else:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        self._is_opened = True
 
     @contextlib.contextmanager
     def _writing(self, key: str) -> Iterator[BinaryIO]:

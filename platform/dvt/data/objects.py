@@ -7,13 +7,12 @@ that were given to `expect` and vanish or change are an error, never other image
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from dvt.config import AUTO_CACHE, DataConfig
+from dvt.config import DataConfig
 from dvt.data.bucket import RETRY_LIMIT_S, ChangedError, MissingError, S3Reader, StoredObject
 from dvt.data.byte_ranges import Part, Piece, Range, cover_with_blocks, merge_ranges, part_of
 from dvt.data.cache import BLOCK_SIZE, BlockCache
@@ -21,7 +20,6 @@ from dvt.data.errors import DataError
 
 __all__ = ["Objects", "Range", "StoredObject", "is_remote", "open_objects"]
 
-AUTO_CACHE_BYTES = 16 * 1024**3  # holds what a window of images needs many times over, and seldom fills a disk
 NUM_THREADS = 16  # requests at once, a process; they wait for the server more than they work
 
 
@@ -231,11 +229,7 @@ def open_objects(config: DataConfig) -> Objects:
     """What reads the objects of a recipe, with its cache if it has one."""
     if config.cache_dir is None:
         return Objects()
-    most_bytes = int(config.cache_gib * 1024**3)
-    if config.cache_dir == AUTO_CACHE:
-        folder = Path(tempfile.gettempdir(), f"dvt-cache-{os.getuid()}")
-        return Objects(BlockCache(str(folder), min(most_bytes, AUTO_CACHE_BYTES), is_temporary=True))
-    return Objects(BlockCache(str(Path(config.cache_dir).expanduser()), most_bytes))
+    return Objects(BlockCache(str(Path(config.cache_dir).expanduser()), int(config.cache_gib * 1024**3)))
 
 
 def is_remote(address: str) -> bool:

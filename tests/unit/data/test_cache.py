@@ -292,31 +292,3 @@ def test_a_killed_writer_hands_over(tmp_path: Path) -> None:
         writer.kill()
     assert BlockCache(str(tmp_path), 10**6).fill("a", lambda: BLOCK) == BLOCK
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "a.block"]
-
-
-def test_a_folder_among_temporary_files_is_its_users_alone(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    kept = BlockCache(str(folder), 10 * FILE_SIZE, is_temporary=True)
-    assert kept.fill("a", lambda: BLOCK) == BLOCK
-    assert folder.stat().st_mode & 0o777 == 0o700
-    assert BlockCache(str(folder), 10 * FILE_SIZE, is_temporary=True).read("a", 0, None) == BLOCK
-    link = folder.with_name("link")
-    link.symlink_to(folder)
-    folder.chmod(0o777)
-    for place in (folder, link):  # as another user could have prepared them
-        caplog.clear()
-        strange = BlockCache(str(place), 10 * FILE_SIZE, is_temporary=True)
-        assert strange.read("a", 0, None) is None
-        assert strange.fill("b", lambda: BLOCK) == BLOCK
-        assert not list(folder.glob("b.*"))
-        (record,) = caplog.records
-        assert f"data.cache_gib, got {place} (Permission denied); going on without a cache" in record.getMessage()
-
-
-def test_half_of_what_others_leave_of_a_disk_of_temporary_files(folder: Path) -> None:
-    with tiny_disk(folder):
-        folder.chmod(0o700)
-        for number in range(5):
-            kept = BlockCache(str(folder), 10 * FILE_SIZE, is_temporary=True)  # what it has itself counts as left
-            assert kept.fill(str(number), lambda: BLOCK) == BLOCK
-            assert kept.is_usable
-        assert [path.name for path in folder.glob("*.block")] == ["4.block"]

@@ -2,7 +2,6 @@ import logging
 import multiprocessing
 import os
 import pickle
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -249,16 +248,11 @@ def test_other_kinds_of_addresses() -> None:
         Objects().read("gs://b/a")
 
 
-def test_a_recipe_decides_on_the_cache(server: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+def test_a_recipe_decides_on_the_cache(server: FaultyS3, tmp_path: Path) -> None:
     address = Place(f"s3://{BUCKET}/set", server).put("a", CONTENT)
-    assert open_objects(DataConfig(cache_dir=None)).read(address) == CONTENT
+    assert open_objects(DataConfig()).read(address) == CONTENT
     assert list(tmp_path.iterdir()) == []
-    (tmp_path / "local").write_bytes(CONTENT)
-    assert open_objects(DataConfig()).read(str(tmp_path / "local")) == CONTENT
-    assert [path.name for path in tmp_path.iterdir()] == ["local"]
-    for asked, folder in ((str(tmp_path / "kept"), "kept"), ("auto", f"dvt-cache-{os.getuid()}")):
-        opened = open_objects(DataConfig(cache_dir=asked, cache_gib=1))
-        assert opened.read(address) == CONTENT
-        assert len(list((tmp_path / folder).glob("*.block"))) == 1
+    opened = open_objects(DataConfig(cache_dir=str(tmp_path / "kept"), cache_gib=1))
+    assert opened.read(address) == CONTENT
+    assert len(list((tmp_path / "kept").glob("*.block"))) == 1
     assert StoredObject(address, 10240, opened.size_and_version(address).version) == opened.list(address)[0]
