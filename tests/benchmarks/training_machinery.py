@@ -3,10 +3,11 @@
 By hand: PYTHONPATH=platform python -m tests.benchmarks.training_machinery [--only ratio|checkpoint|start] [--rounds 5].
 
 `ratio`: the same loop, model, batch and threads on two processes, under Ray Train and under torchrun, taking turns;
-steps a second from the first row of metrics to the last, reporting and all. Beside the clock it tells the processor
-time of a worker's step, which weighs less what else the machine does; Ray's own processes are not in it. `checkpoint`:
-one run on two processes under Ray Train, in stretches with a row of metrics in the middle; every other one has a
-checkpoint there. `start`: a job submitted to a cluster of its own, with the time of each part of its way.
+steps a second from the first row of metrics to the last, reporting and all. A third side is torchrun beside a Ray that
+does nothing, which tells what Ray's own processes take from cores that are all busy. Beside the clock it tells the
+processor time of a worker's step, which weighs less what else the machine does. `checkpoint`: one run on two processes
+under Ray Train, in stretches with a row of metrics in the middle; every other one has a checkpoint there. `start`: a
+job submitted to a cluster of its own, with the time of each part of its way.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -34,11 +35,12 @@ from dvt.train.loop import Reporter, Worker, train_cascade
 from dvt.train.ray_train import train_on_cluster
 from dvt.train.storage import open_run_folder
 from tests.benchmarks.first_step import print_way_to_first_step
-from tests.integration.cluster import ray_environment
+from tests.integration.cluster import ray_environment, running_cluster
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_WORKERS = 2
 SLOWEST, DEAREST = 0.98, 0.01  # steps a second beside torchrun; share of an epoch that a checkpoint may cost
+TORCHRUN, BESIDE, RAY = "torchrun", "torchrun beside an idle Ray", "Ray Train"
 
 
 @dataclass
@@ -103,7 +105,7 @@ def make_recipe(steps: int, rows: int, width: int, checkpoint_every_steps: int |
 
 
 def run(side: str, recipe: Recipe) -> list[tuple[int, float, float, bool]]:
-    """Train under `ray` or `torchrun`; the rows that the first worker told."""
+    """Train on one of the three sides; the rows that the first worker told."""
     with tempfile.TemporaryDirectory(prefix="dvt-machinery-") as name:
         out, asked = Path(name, "rows.json"), Path(name, "recipe.json")
         stored = replace(recipe, run=replace(recipe.run, storage_path=f"{name}/runs"))
@@ -111,8 +113,9 @@ def run(side: str, recipe: Recipe) -> list[tuple[int, float, float, bool]]:
         this = ("-m", "tests.benchmarks.training_machinery", "--side", side, str(asked), str(out))
         torchrun = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={NUM_WORKERS}")
         env = ray_environment(Path(name)) | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "platform")}
-        command = [sys.executable, *(torchrun if side == "torchrun" else ()), *this]
-        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+        command = [sys.executable, *(() if side == RAY else torchrun), *this]
+        with running_cluster(num_cpus=NUM_WORKERS) if side == BESIDE else nullcontext():
+            done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
         return [tuple(row) for row in json.loads(out.read_text())]
 
@@ -121,7 +124,7 @@ def one_side(side: str, asked: Path, out: Path) -> None:
     """This process's part of a training."""
     recipe = recipe_from_dict(json.loads(asked.read_text()))
     loop = partial(recorded, out)
-    if side == "ray":
+    if side == RAY:
         with connected(recipe.cluster):
             train_on_cluster(recipe, open_run_folder(recipe, recipe.run), Nowhere, loop)
         return
@@ -136,25 +139,26 @@ def one_side(side: str, asked: Path, out: Path) -> None:
 def ratio(rounds: int, steps: int, width: int) -> None:
     """Steps a second under Ray Train beside those under torchrun."""
     recipe = make_recipe(steps, 5, width, None)
-    rates: dict[str, list[tuple[float, float]]] = {"torchrun": [], "ray": []}
+    rates: dict[str, list[tuple[float, float]]] = {TORCHRUN: [], BESIDE: [], RAY: []}
     for index in range(rounds):
-        for side in list(rates) if index % 2 == 0 else reversed(list(rates)):
+        for side in list(rates) if index % 2 == 0 else reversed(rates):
             first, *_, last = run(side, recipe)
             taken = last[0] - first[0]
             rates[side].append((taken / (last[1] - first[1]), taken / (last[2] - first[2])))
             print(
                 f"  {side}: {rates[side][-1][0]:.2f} steps/s, {1e3 / rates[side][-1][1]:.1f} ms CPU a step", flush=True
             )
-    for place, name in enumerate(("by the clock", "by a worker's processor time")):
-        ratios = [one[place] / other[place] for one, other in zip(rates["ray"], rates["torchrun"], strict=True)]
-        spread = f"from {min(ratios):.3f} to {max(ratios):.3f}"
-        print(f"Ray Train / torchrun, {name}: {statistics.median(ratios):.3f}, {spread} (bar {SLOWEST})")
+    for one, other in ((RAY, TORCHRUN), (RAY, BESIDE), (BESIDE, TORCHRUN)):
+        for place, name in enumerate(("by the clock", "by a worker's processor time")):
+            ratios = [mine[place] / its[place] for mine, its in zip(rates[one], rates[other], strict=True)]
+            spread = f"from {min(ratios):.3f} to {max(ratios):.3f}"
+            print(f"{one} / {other}, {name}: {statistics.median(ratios):.3f}, {spread} (bar {SLOWEST})")
 
 
 def checkpoint(pairs: int, steps: int, width: int) -> None:
     """What a checkpoint costs the loop: stretches of `steps` with one in the middle beside those before them."""
     half = steps // 2
-    rows = run("ray", make_recipe(half, 4 * pairs + 2, width, 4 * half))
+    rows = run(RAY, make_recipe(half, 4 * pairs + 2, width, 4 * half))
     told_s = {step // half: at for step, at, _, _ in rows}  # the odd ones bound stretches
     bounds = range(1, 4 * pairs, 4)
     without = [told_s[index + 2] - told_s[index] for index in bounds]

@@ -16,6 +16,7 @@ import torch
 from ray import train as ray_train
 from ray.exceptions import RayTaskError
 from ray.train.torch import TorchTrainer, get_device
+from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2.api.callback import UserCallback
 from torch import Tensor
 
@@ -174,10 +175,17 @@ def local_copy(checkpoint: ray_train.Checkpoint) -> Iterator[Path]:
 
 
 class _Trainer(TorchTrainer):
-    """Leaves Ctrl-C to Python, as Ray Train 2.60 takes it and ends with code 0; only takes as many workers as fit."""
+    """Leaves Ctrl-C to Python, as Ray Train 2.60 takes it and ends with code 0; only takes as many workers as fit.
+
+    Its images are not Ray Train's datasets, for which Ray Train 2.60 would keep a process beside each run.
+    """
 
     def _register_sigint_handler(self, controller: Any) -> None:
         """Register nothing."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = cast(Any, super())._create_default_callbacks()  # Ray 2.60 shows another class to mypy
+        return [callback for callback in callbacks if not isinstance(callback, DatasetsCallback)]
 
     def _initialize_and_run_controller(self, **given: Any) -> ray_train.Result:
         trainer, parent = cast(Any, self), cast(Any, super())  # Ray 2.60 shows other classes to mypy
