@@ -90,17 +90,17 @@ def recorded(out: Path, recipe: Recipe, data: DataSets, worker: Worker, reporter
         out.write_text(json.dumps(recording.rows))
 
 
-def make_recipe(steps: int, rows: int, width: int, checkpoint_every_steps: int | None) -> Recipe:
-    """The embedded recipe as one epoch of `rows` rows of `steps` each, on two workers."""
+def make_recipe(steps: int, rows: int, width: int, num_workers: int, checkpoint_every_steps: int | None) -> Recipe:
+    """The embedded recipe as one epoch of `rows` rows of `steps` each."""
     recipe = load_recipe(ROOT / "jobs" / "recipes" / "embedded.yaml")
-    images = steps * rows * recipe.train.micro_batch_size * recipe.train.grad_accum_steps * NUM_WORKERS
+    images = steps * rows * recipe.train.micro_batch_size * recipe.train.grad_accum_steps * num_workers
     return replace(
         recipe,
         cascade=replace(recipe.cascade, embed_dim=width, num_heads=width // 32),
         data=replace(recipe.data, train_images=images, calibration_images=64, test_images=64, loader_workers=0),
         optimizer=replace(recipe.optimizer, epochs=1, warmup_epochs=0, cooldown_epochs=0),
         train=replace(recipe.train, log_every_steps=steps, checkpoint_every_steps=checkpoint_every_steps),
-        cluster=replace(recipe.cluster, num_workers=NUM_WORKERS, use_gpu=False, cpus_per_worker=1),
+        cluster=replace(recipe.cluster, num_workers=num_workers, use_gpu=False, cpus_per_worker=1),
     )
 
 
@@ -111,7 +111,7 @@ def run(side: str, recipe: Recipe) -> list[tuple[int, float, float, bool]]:
         stored = replace(recipe, run=replace(recipe.run, storage_path=f"{name}/runs"))
         asked.write_text(json.dumps(to_dict(stored)))
         this = ("-m", "tests.benchmarks.training_machinery", "--side", side, str(asked), str(out))
-        torchrun = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={NUM_WORKERS}")
+        torchrun = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={recipe.cluster.num_workers}")
         env = ray_environment(Path(name)) | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "platform")}
         command = [sys.executable, *(() if side == RAY else torchrun), *this]
         with running_cluster(num_cpus=NUM_WORKERS) if side == BESIDE else nullcontext():
@@ -130,15 +130,15 @@ def one_side(side: str, asked: Path, out: Path) -> None:
         return
     distributed.init_process_group("gloo")
     try:
-        worker = Worker(torch.device("cpu"), distributed.get_rank(), NUM_WORKERS)
+        worker = Worker(torch.device("cpu"), distributed.get_rank(), distributed.get_world_size())
         loop(recipe, open_data(recipe.data, recipe.cascade), worker, Nowhere())
     finally:
         distributed.destroy_process_group()
 
 
-def ratio(rounds: int, steps: int, width: int) -> None:
+def ratio(rounds: int, steps: int, width: int, num_workers: int) -> None:
     """Steps a second under Ray Train beside those under torchrun."""
-    recipe = make_recipe(steps, 5, width, None)
+    recipe = make_recipe(steps, 5, width, num_workers, None)
     rates: dict[str, list[tuple[float, float]]] = {TORCHRUN: [], BESIDE: [], RAY: []}
     for index in range(rounds):
         for side in list(rates) if index % 2 == 0 else reversed(rates):
@@ -158,7 +158,7 @@ def ratio(rounds: int, steps: int, width: int) -> None:
 def checkpoint(pairs: int, steps: int, width: int) -> None:
     """What a checkpoint costs the loop: stretches of `steps` with one in the middle beside those before them."""
     half = steps // 2
-    rows = run(RAY, make_recipe(half, 4 * pairs + 2, width, 4 * half))
+    rows = run(RAY, make_recipe(half, 4 * pairs + 2, width, NUM_WORKERS, 4 * half))
     told_s = {step // half: at for step, at, _, _ in rows}  # the odd ones bound stretches
     bounds = range(1, 4 * pairs, 4)
     without = [told_s[index + 2] - told_s[index] for index in bounds]
@@ -178,6 +178,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=50, help="of a row of `ratio`; five rows a round")
     parser.add_argument("--epoch-steps", type=int, default=300, help="of a stretch of `checkpoint`")
+    parser.add_argument("--workers", type=int, default=NUM_WORKERS, help="of `ratio`; one leaves Ray a core of two")
     parser.add_argument("--width", type=int, default=64, help="of the embedded cascade")
     parser.add_argument("--side", nargs=3, metavar=("SIDE", "RECIPE", "OUT"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -187,7 +188,7 @@ def main() -> None:
     load = os.getloadavg()[0]
     print(f"torch {torch.__version__}, {os.cpu_count()} cores, load {load:.1f}", flush=True)
     parts: dict[str, Any] = {
-        "ratio": partial(ratio, asked.rounds, asked.steps, asked.width),
+        "ratio": partial(ratio, asked.rounds, asked.steps, asked.width, asked.workers),
         "checkpoint": partial(checkpoint, asked.rounds, asked.epoch_steps, asked.width),
         "start": partial(print_way_to_first_step, asked.rounds),
     }

@@ -1,7 +1,6 @@
 """Shared weights on a Ray cluster: trained once, then many cascades are measured with what they inherit."""
 
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, Protocol
@@ -19,7 +18,7 @@ from dvt.search.objective import EpochFront
 from dvt.search.ray_tune import load_shared, room_for
 from dvt.search.space import Space
 from dvt.search.study import CandidateStudy
-from dvt.search.supernet import SHARED, keep_seconds, train_supernet
+from dvt.search.supernet import SHARED, train_supernet
 from dvt.search.trial import exit_costs, metrics_of, trial_device
 from dvt.train.errors import TrainingError
 from dvt.train.failures import told_error
@@ -49,11 +48,12 @@ def train_shared(space: Space, folder: RunFolder, make_sink: MetricSinkFactory) 
     Raises:
         CheckpointError: If a checkpoint cannot be read or written, or is of other shared weights.
         DataError: If the images cannot be used.
-        TrainingError: If the workers failed too often, or the loss is no number.
+        Terminated: If it ended by SIGTERM; its last checkpoint is kept.
+        TrainingError: If the workers failed too often, or too many steps in a row had a loss that is no number.
     """
     place = replace(folder.child(SHARED), lock=None)
     loop = partial(train_supernet, space=space, config=space.search.supernet)
-    return train_on_cluster(shared_recipe(space), place, partial(_SecondsKept, place, make_sink), loop)
+    return train_on_cluster(shared_recipe(space), place, make_sink, loop, ends_by_sigterm=True)
 
 
 def measure_inherited(
@@ -98,20 +98,6 @@ def measure_inherited(
             observer.measured(measured)
     if not any(study.state_of(trial) == "finished" for _, trial in study.candidates()):
         raise TrainingError(f"of {space.search.num_trials} cascades one must be measured with inherited weights: {why}")
-
-
-class _SecondsKept:
-    """A sink that also keeps how long epochs took."""
-
-    def __init__(self, folder: RunFolder, make_sink: MetricSinkFactory) -> None:
-        self._folder, self._sink = folder, make_sink()
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        keep_seconds(self._folder, metrics)
-        self._sink.log_metrics(metrics, step)
-
-    def close(self) -> None:
-        self._sink.close()
 
 
 def _measure(weights: list[Any], space: Space, recipe: Recipe, folder: RunFolder, number: int) -> EpochFront:

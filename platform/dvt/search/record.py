@@ -21,9 +21,10 @@ from dvt.search.load import space_from_dict
 from dvt.search.results import SearchResult, SharedResult, TrialResult
 from dvt.search.space import Space
 from dvt.search.study import CandidateStudy
-from dvt.search.supernet import SHARED, read_seconds
+from dvt.search.supernet import SHARED
 from dvt.search.training import Listed, TrainingChoice
 from dvt.search.trial import read_epochs, trial_folder
+from dvt.train.cost import read_seconds
 from dvt.train.past_run import find_past_folder
 from dvt.train.storage import Asked, RunFolder, open_folder
 

@@ -7,22 +7,19 @@ largest is an option.
 Shapes: E exits, B images of a micro-batch, C classes.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 import torch
-from torch import Tensor, distributed, nn
+from torch import distributed, nn
 
-from dvt.config import CascadeConfig, Recipe
-from dvt.data import Batch, OnDevice, derive_seed
-from dvt.search.elastic import ElasticCascade
+from dvt.config import CascadeConfig
+from dvt.data import Batch, derive_seed
 from dvt.search.space import Space
+from dvt.train.finite_steps import spread
 from dvt.train.losses import cascade_loss
-from dvt.train.state import ModelState
-from dvt.train.step import autocast
-from dvt.train.worker import Worker
+from dvt.train.step import Stepper, StepSums, autocast
 
 
 @dataclass(frozen=True)
@@ -55,65 +52,43 @@ class Sandwich:
         return [self.dearest, *drawn, self.cheapest]
 
 
-@dataclass(frozen=True)
-class SupernetStepper:
-    """Takes optimizer steps.
+@dataclass(frozen=True, kw_only=True)
+class SupernetStepper(Stepper):
+    """Takes optimizer steps of shared weights; the recipe's cascade does not matter, and exits are not told apart.
 
     Attributes:
-        recipe: How to train; its cascade does not matter.
-        distill: Share of the dearest cascade's probabilities in the others' targets.
-        model: The shared weights; the same as the state's.
-        state: With optimizer and schedule.
         sandwich: Which cascades are trained.
-        on_device: Normalises, erases and mixes images, and makes soft targets.
-        worker: This process among those that train.
+        distill: Share of the dearest cascade's probabilities in the others' targets.
+        world_size: How many workers train.
     """
 
-    recipe: Recipe
-    distill: float
-    model: ElasticCascade
-    state: ModelState
     sandwich: Sandwich
-    on_device: OnDevice
-    worker: Worker
+    distill: float
+    world_size: int
 
-    def step(self, batches: Sequence[Batch]) -> Tensor:
-        """Take one optimizer step on `grad_accum_steps` micro-batches.
+    def _zeros(self, in_a_row: int = 0) -> StepSums:
+        return StepSums.zeros(0, self.device, in_a_row)
 
-        Returns:
-            The loss, a mean over cascades and micro-batches; a scalar on the device.
-        """
-        self.state.optimizer.zero_grad(set_to_none=True)
+    def _exchange(self) -> None:
+        if self.world_size > 1:
+            _average_gradients(self.model, self.world_size)
+
+    def _backward(self, batch: Batch, index: int, count: int, sums: StepSums) -> None:
+        """Add a micro-batch's gradients of all cascades; its loss is their mean."""
         configs = self.sandwich.of_step(self.state.step)
-        losses = [self._backward(batch, index, len(batches), configs) for index, batch in enumerate(batches)]
-        if self.worker.world_size > 1:
-            _average_gradients(self.model, self.worker.world_size)
-        clip = self.recipe.optimizer.clip_grad
-        if clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), clip)
-        self.state.optimizer.step()
-        self.state.advance()
-        return torch.stack(losses).sum()
-
-    def _backward(self, batch: Batch, index: int, count: int, configs: Sequence[CascadeConfig]) -> Tensor:
-        """Add a micro-batch's gradients of all cascades; returns its share of the loss."""
-        seed = derive_seed(self.recipe.train.seed, self.state.step, index, self.worker.rank)
-        device = self.worker.device
-        images = batch.images.to(device, non_blocking=True)
-        labels = batch.labels.to(device, non_blocking=True)
-        images, targets = self.on_device(images, labels, seed)
-        total = torch.zeros((), device=device)
+        images, targets, seed = self.prepared(batch, index, self.state.step, self.rank)
         for config in configs:
-            torch.manual_seed(seed)  # as in `dvt.train.step`: a resumed run draws the same dropout
-            with autocast(self.recipe, device):
-                logits = self.model(images, config, self.state.is_joint)  # (E, B, C)
-            loss = cascade_loss(logits, targets, self.recipe.loss).total / (count * len(configs))
-            loss.backward()
-            total += loss.detach()
+            with self.clock.running(self.device):
+                torch.manual_seed(seed)  # as of a cascade: a resumed run draws the same dropout
+                with autocast(self.recipe, self.device):
+                    logits = self.model(images, config, self.state.is_joint)  # (E, B, C)
+                loss = cascade_loss(logits, targets, self.recipe.loss).total / len(configs)
+            (spread(loss) / count).backward()
+            sums.loss += loss.detach()
             if config is configs[0] and self.distill > 0:
                 probs = logits[-1].detach().float().softmax(dim=-1)  # (B, C)
                 targets = (1 - self.distill) * targets + self.distill * probs
-        return total
+        sums.note(batch)
 
 
 def _average_gradients(model: nn.Module, world_size: int) -> None:

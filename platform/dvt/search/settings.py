@@ -77,7 +77,4 @@ def require_sharable(recipe: Recipe) -> None:
     rules.require(not recipe.train.compile, "train.compile", "must be false where cascades share weights, got true")
     source = recipe.train.init_from
     rules.require(source is None, "train.init_from", f"must be null where cascades share weights, got {source}")
-    every = recipe.train.checkpoint_every_steps
-    told = f"must be null where cascades share weights, got {every}"
-    rules.require(every is None, "train.checkpoint_every_steps", told)
     rules.enforce()

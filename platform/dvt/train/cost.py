@@ -66,6 +66,11 @@ class CostMeter:
         return {f"cost/{self.unit}_hours": (self._earlier_s + elapsed_s) * self.num_devices / 3600}
 
 
+def read_seconds(folder: RunFolder) -> list[float]:
+    """The seconds of each try of a run, as far as its last epoch's end; of one with fewer workers so much less."""
+    return _read(folder.child(_FOLDER))
+
+
 def _read(place: RunFolder) -> list[float]:
     if not place.filesystem.exists(place.path):  # an empty prefix of a bucket is none
         return []

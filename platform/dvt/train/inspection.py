@@ -65,7 +65,7 @@ def _write(
     """The last step before `reached`: as images follow from the position alone, they are read once more."""
     recipe, step = stepper.recipe, stepper.state.step - 1
     place.mkdir()
-    save_checkpoint(place / "checkpoint", stepper.state, recipe)
+    save_checkpoint(place / "checkpoint", stepper.state, recipe, stepper.texts)
     plan = train_indices(
         data,
         epoch=reached.epoch,

@@ -39,7 +39,7 @@ from dvt.train.notice import Order
 from dvt.train.pace import StragglerWatch
 from dvt.train.position import Position, accum_steps, images_per_step
 from dvt.train.state import TrainingState
-from dvt.train.step import Stepper, StepSums
+from dvt.train.step import Stepper
 from dvt.train.trace import StepTrace
 from dvt.train.worker import Worker, add_up, gather, gather_skipped
 
@@ -47,6 +47,7 @@ logger = logging.getLogger(__name__)
 
 # Told the scores of all calibration images and the number of epochs; gives more metrics. Called by rank 0, picklable.
 OnScores = Callable[[ExitScores, int], Mapping[str, float]]
+Measure = Callable[[int], Mapping[str, float]]  # given the number of epochs, what a model is worth after them
 Loop = Callable[[Recipe, DataSets, "Worker", "Reporter"], None]  # `train_cascade`, or what trains another model
 BEST_METRIC = "calibration/top1_mean"  # the checkpoint with the highest one is kept besides the last
 
@@ -86,15 +87,37 @@ def train_cascade(
     """
     steps_per_epoch = count_steps_per_epoch(recipe, len(data.train), worker.world_size)
     state = _start(recipe, steps_per_epoch, worker, reporter)
-    bind(step=state.step)
-    logger.info("training goes from step %d to %d", state.step, steps_per_epoch * recipe.optimizer.total_epochs)
     if recipe.train.compile:  # of the average, which only measures, nothing is compiled
         state.model.compile_stages()
     on_device = OnDevice.of(recipe, data)
+    stepper = Stepper(recipe, _wrap(state.model, worker), state, on_device, worker.device, worker.rank, state.step)
+
+    def measure(epochs: int) -> dict[str, float]:
+        return _measure(state, recipe, data, worker, on_scores, epochs)
+
+    train_epochs(stepper, data, worker, reporter, measure)
+
+
+def train_epochs(stepper: Stepper, data: DataSets, worker: Worker, reporter: Reporter, measure: Measure) -> None:
+    """Take the steps from where a stepper's state stands to the last epoch, or until notice of the end.
+
+    Args:
+        stepper: Takes them.
+        data: The images.
+        worker: This process.
+        reporter: Takes metrics and checkpoints.
+        measure: Called by all workers at the end of each epoch.
+
+    Raises:
+        As `train_cascade`.
+    """
+    recipe, state = stepper.recipe, stepper.state
+    steps_per_epoch = count_steps_per_epoch(recipe, len(data.train), worker.world_size)
+    bind(step=state.step)
+    logger.info("training goes from step %d to %d", state.step, steps_per_epoch * recipe.optimizer.total_epochs)
     ranks = gather(worker.node_rank, worker).count(worker.node_rank)
     if worker.local_rank == 0 and recipe.data.engine == "local":
         warn_of_too_many_readers(recipe.data.loader_workers, ranks)
-    stepper = Stepper(recipe, _wrap(state.model, worker), state, on_device, worker.device, worker.rank, state.step)
     start = state.position or Position.after(state.step, steps_per_epoch, images_per_step(recipe, worker.world_size))
     watch = StragglerWatch(recipe.cluster.straggler_factor, recipe.cluster.straggler_logs)
     with StepTrace(recipe.train.trace_steps, worker, reporter.keep) as trace:
@@ -103,18 +126,17 @@ def train_cascade(
             metrics = _run_epoch(stepper, data, begun, steps_per_epoch, worker, reporter, watch, trace)
             if metrics is None:
                 return
-            metrics |= _measure(state, recipe, data, worker, on_scores, epoch + 1)
+            metrics |= measure(epoch + 1)
             state.position = Position(epoch=epoch + 1)
-            _report_checkpoint(metrics | {"epoch": epoch + 1}, state, recipe, worker, reporter)
+            _report_checkpoint(metrics | {"epoch": epoch + 1}, stepper, worker, reporter)
 
 
-def _report_checkpoint(
-    metrics: Mapping[str, float], state: TrainingState, recipe: Recipe, worker: Worker, reporter: Reporter
-) -> None:
+def _report_checkpoint(metrics: Mapping[str, float], stepper: Stepper, worker: Worker, reporter: Reporter) -> None:
+    state = stepper.state
     with tempfile.TemporaryDirectory(prefix="dvt-") as scratch:
         folder = Path(scratch) / "checkpoint"
         if worker.rank == 0:
-            save_checkpoint(folder, state, recipe)
+            save_checkpoint(folder, state, stepper.recipe, stepper.texts)
         reporter.report(metrics, state.step, checkpoint=folder if worker.rank == 0 else None)
 
 
@@ -169,7 +191,7 @@ def _run_epoch(
     batches = prefetched(_batches(recipe, data, begun, worker), worker.device)
     timed = Timed(batches)
     stepper.model.train()
-    sums, skipped = StepSums.zeros(recipe.cascade.num_exits, worker.device, state.skipped_in_a_row), set(begun.skipped)
+    sums, skipped = stepper.sums(), set(begun.skipped)
     ends = range(begun.images + images_a_step, len(data.train) + 1, images_a_step)  # images seen after each step
     for seen in ends:
         stepper.step([next(timed) for _ in range(accum)], sums)
@@ -187,15 +209,14 @@ def _run_epoch(
                 return metrics
             if is_kept or order != Order.GO_ON:
                 state.position = reached
-                _report_checkpoint(metrics, state, recipe, worker, reporter)
+                _report_checkpoint(metrics, stepper, worker, reporter)
             else:
                 reporter.report(metrics, state.step, checkpoint=None)
             if order == Order.STOP:
                 return None
             if is_last:
                 break
-            in_a_row = state.skipped_in_a_row
-            sums, timed = StepSums.zeros(recipe.cascade.num_exits, worker.device, in_a_row), Timed(batches)
+            sums, timed = stepper.sums(), Timed(batches)
     return count_skipped(skipped)  # no step was left, or the last one's metrics were told with a checkpoint
 
 

@@ -3,7 +3,7 @@
 Shapes: E exits, B images of a micro-batch, C classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -16,7 +16,7 @@ from dvt.data import Batch, OnDevice, Skipped, derive_seed
 from dvt.train.finite_steps import PassedOver, gradient_norm, spread, step_if
 from dvt.train.losses import cascade_loss, count_correct
 from dvt.train.pace import ForwardClock
-from dvt.train.state import TrainingState
+from dvt.train.state import ModelState
 
 
 @dataclass
@@ -48,6 +48,13 @@ class StepSums:
         loss, per_exit, correct, counted = (torch.zeros(shape, device=device) for shape in shapes)
         return cls(loss, per_exit, correct, counted, PassedOver.none(device, in_a_row))
 
+    def note(self, batch: Batch) -> None:
+        """Count a micro-batch."""
+        self.counted[0] += len(batch.images)
+        self.counted[1] += 1
+        self.images += len(batch.images)
+        self.skipped += batch.skipped
+
     def add(self, step: "StepSums", is_finite: Tensor) -> None:
         """Add what a single step came to, where it counts."""
         for name in ("loss", "per_exit", "correct", "counted"):
@@ -70,16 +77,22 @@ class Stepper:
         rank: This worker, from 0.
         first_step: The state's step when `model` was wrapped for several workers.
         clock: Adds up the time of forward passes.
+        texts: More files of its checkpoints by name, for models that a recipe does not determine.
     """
 
     recipe: Recipe
     model: nn.Module
-    state: TrainingState
+    state: ModelState
     on_device: OnDevice
     device: torch.device
     rank: int
     first_step: int = 0
     clock: ForwardClock = field(default_factory=ForwardClock)
+    texts: Mapping[str, str] = field(default_factory=dict)
+
+    def sums(self) -> StepSums:
+        """Those of no step yet."""
+        return self._zeros(self.state.skipped_in_a_row)
 
     def step(self, batches: Sequence[Batch], sums: StepSums) -> None:
         """Take one optimizer step on the micro-batches of this worker and add its results to `sums`.
@@ -88,11 +101,12 @@ class Stepper:
         nor moments.
         """
         self.state.optimizer.zero_grad(set_to_none=True)
-        own = StepSums.zeros(len(sums.per_exit), self.device)
+        own = self._zeros()
         for index, batch in enumerate(batches):
             is_last = index + 1 == len(batches)
             with self._gradients_stay_here() if not is_last else nullcontext():
                 self._backward(batch, index, len(batches), own)
+        self._exchange()
         norm = gradient_norm(self.state.model.parameters(), self.recipe.optimizer.clip_grad)
         is_finite = norm.isfinite()
         step_if(self.state.optimizer, is_finite)
@@ -114,7 +128,14 @@ class Stepper:
         labels = batch.labels.to(self.device, non_blocking=True)
         return *self.on_device(images, labels, seed), seed
 
+    def _zeros(self, in_a_row: int = 0) -> StepSums:
+        return StepSums.zeros(self.recipe.cascade.num_exits, self.device, in_a_row)
+
+    def _exchange(self) -> None:
+        """Give all workers the mean of their gradients, unless that came with them."""
+
     def _backward(self, batch: Batch, index: int, count: int, sums: StepSums) -> None:
+        """Add a micro-batch's gradients, and what else it comes to."""
         with self.clock.running(self.device):
             images, targets, seed = self.prepared(batch, index, self.state.step, self.rank)
             # Dropout and stochastic depth draw from torch's global generator and take no other. Seeding it anew for
@@ -127,10 +148,7 @@ class Stepper:
         sums.loss += loss.total.detach()
         sums.per_exit += loss.per_exit
         sums.correct += count_correct(logits.detach(), targets.argmax(dim=-1))
-        sums.counted[0] += len(images)
-        sums.counted[1] += 1
-        sums.images += len(images)
-        sums.skipped += batch.skipped
+        sums.note(batch)
 
     def _gradients_stay_here(self) -> AbstractContextManager[object]:
         """Workers exchange gradients only after the last micro-batch.

@@ -93,10 +93,6 @@ def test_cascades_are_measured_without_training_fields() -> None:
     [
         ("--train.compile true", "base.train.compile must be false where cascades share weights, got true"),
         ("--train.init-from x", "base.train.init_from must be null where cascades share weights, got x"),
-        (
-            "--train.checkpoint-every-steps 5",
-            "base.train.checkpoint_every_steps must be null where cascades share weights, got 5",
-        ),
         ("--search.objective pareto", "search.objective must be hypervolume in mode supernet, got pareto"),
         ("--search.supernet.num-measured 2", "search.supernet.num_measured must be at least 30, got 2"),
         ("--search.supernet.num-images 1", "search.supernet.num_images must be at least 2, got 1"),

@@ -1,5 +1,7 @@
 """Training shared weights: which cascades a step trains, going on after an interruption, and what it refuses."""
 
+import json
+import math
 import os
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 import dvt
 from dvt.config import ConfigError
+from dvt.data import DataSets
 from dvt.exits import score_exits
 from dvt.models import Cascade, macs_per_exit
 from dvt.search.elastic import ElasticCascade
@@ -29,41 +32,41 @@ from dvt.search.inherited import (
 from dvt.search.objective import validation_front
 from dvt.search.sandwich import Sandwich
 from dvt.search.settings import SupernetConfig
-from dvt.search.supernet import EPOCH_S, keep_seconds, load_supernet, read_seconds, train_supernet
+from dvt.search.supernet import load_supernet, train_supernet
 from dvt.train.checkpoint import read_tensors
-from dvt.train.errors import CheckpointError
+from dvt.train.errors import CheckpointError, TrainingError
 from dvt.train.folder_reporter import FolderReporter
 from dvt.train.init_from import init_from
 from dvt.train.loop import BEST_METRIC
+from dvt.train.notice import NO_NOTICE, Notice, Order
 from dvt.train.storage import RunFolder
 from dvt.train.worker import Worker
 from tests.unit.search import supernet_of_two
 from tests.unit.search.made_up import embedded, epochs_of, front_of
 from tests.unit.search.tiny import supernet_recipe, supernet_space
-from tests.unit.train.tiny import CPU, make_data
+from tests.unit.train.tiny import CPU, MemoryImages, is_equal, make_data
 
 CONFIG = SupernetConfig(num_random=1)
+REPEATED = ("train/loss", "train/lr", "train/skipped_steps", "calibration/", "data/", "epoch")  # by each try alike
 ROOT = Path(__file__).parents[3]
 
 
 class InterruptedTrainingError(Exception):
-    """What ends a training between two epochs."""
+    """What ends a training."""
 
 
 class Rows(FolderReporter):
-    """Keeps the metrics too, and ends the training after some epochs."""
+    """Keeps the metrics too, and ends the training after some steps."""
 
-    def __init__(self, folder: Path, epochs: int | None = None) -> None:
+    def __init__(self, folder: Path, steps: int | None = None) -> None:
         kept = RunFolder(LocalFileSystem(), str(folder), folder.name)
-        super().__init__(kept, self.keep)
+        super().__init__(kept, self.note)
         self.folder = folder
         self.rows: list[tuple[int, dict[str, float]]] = []
-        self.epochs = epochs
+        self.steps = steps
 
-    def keep(self, metrics: Mapping[str, float], step: int) -> None:
-        told = dict(metrics)
-        assert ("epoch" in told) == (told.pop(EPOCH_S, 0) > 0)  # what no other try repeats
-        self.rows.append((step, told))
+    def note(self, metrics: Mapping[str, float], step: int) -> None:
+        self.rows.append((step, {name: value for name, value in metrics.items() if name.startswith(REPEATED)}))
 
     @property
     def newest(self) -> Path | None:
@@ -71,15 +74,30 @@ class Rows(FolderReporter):
 
     def report(self, metrics: Mapping[str, float], step: int, checkpoint: Path | None) -> None:
         super().report(metrics, step, checkpoint)
-        if self.epochs is not None and metrics.get("epoch") == self.epochs:
+        if step == self.steps and checkpoint is not None:
             raise InterruptedTrainingError
 
 
-def train(folder: Path, config: SupernetConfig = CONFIG, epochs: int | None = None, **changes: Any) -> Rows:
+def train(
+    folder: Path,
+    config: SupernetConfig = CONFIG,
+    steps: int | None = None,
+    data: DataSets | None = None,
+    notice: Notice = NO_NOTICE,
+    **changes: Any,
+) -> Rows:
     of = supernet_space()
-    reporter = Rows(folder, epochs)
-    train_supernet(supernet_recipe(of, **changes), make_data(), Worker(CPU), reporter, space=of, config=config)
+    reporter = Rows(folder, steps)
+    recipe, worker = supernet_recipe(of, **changes), Worker(CPU, notice=notice)
+    train_supernet(recipe, data or make_data(), worker, reporter, space=of, config=config)
     return reporter
+
+
+def require_same_weights(one: Rows, other: Rows) -> None:
+    assert one.newest is not None
+    assert other.newest is not None
+    for name in ("model.safetensors", "ema.safetensors"):
+        assert is_equal(read_tensors(one.newest / name), read_tensors(other.newest / name))
 
 
 @pytest.fixture(scope="module")
@@ -109,16 +127,51 @@ def test_only_the_newest_checkpoint_is_kept_and_epochs_are_told(whole: Rows) -> 
     assert "train/loss" in whole.rows[0][1]
 
 
-def test_going_on_gives_the_same_weights_bit_for_bit(whole: Rows, tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_going_on_gives_the_same_weights_bit_for_bit(whole: Rows, tmp_path: Path, step: int) -> None:
+    """At the end of an epoch, of two steps, and within the first and the second one."""
     with pytest.raises(InterruptedTrainingError):
-        train(tmp_path, epochs=1)
+        train(tmp_path, steps=step, checkpoint_every_steps=1)
     torch.manual_seed(99)  # whatever the second process has drawn
     resumed = train(tmp_path)
-    assert resumed.rows == whole.rows[2:]
-    for name in ("model.safetensors", "ema.safetensors"):
-        one, other = (read_tensors(rows.newest / name) for rows in (whole, resumed) if rows.newest is not None)
-        assert one.keys() == other.keys()
-        assert all(torch.equal(one[key], other[key]) for key in one)
+    assert resumed.rows == [row for row in whole.rows if row[0] > step]
+    require_same_weights(resumed, whole)
+
+
+def test_notice_of_the_end_keeps_a_checkpoint_of_that_step(whole: Rows, tmp_path: Path) -> None:
+    class Told:
+        def after(self, step: int) -> Order:
+            return Order.STOP if step == 3 else Order.GO_ON
+
+    stopped = train(tmp_path, notice=Told())
+    assert stopped.rows[-1][0] == 3
+    assert stopped.newest is not None
+    assert stopped.newest.name == "000000003"
+    require_same_weights(train(tmp_path), whole)
+
+
+def with_a_broken_image() -> DataSets:
+    data = make_data()
+    assert isinstance(data.train, MemoryImages)
+    data.train.images[7] = math.nan
+    return data
+
+
+def test_steps_whose_loss_is_no_number_are_passed_over(tmp_path: Path) -> None:
+    rows = [metrics for _, metrics in train(tmp_path, data=with_a_broken_image()).rows]
+    passed = ["train/loss" not in metrics for metrics in rows]
+    assert [sum(passed[index : index + 2]) for index in (0, 2, 4)] == [1, 1, 1]  # one of the two steps of each epoch
+    assert [metrics["train/skipped_steps"] for metrics in rows] == [sum(passed[: index + 1]) for index in range(6)]
+    assert all(math.isfinite(value) for metrics in rows for value in metrics.values())
+
+
+def test_too_many_of_them_end_the_training_and_the_last_one_is_kept(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="at most 0 steps in a row may have a loss or gradients that are no num"):
+        train(tmp_path, data=with_a_broken_image(), max_skipped_steps=0)
+    (kept,) = tmp_path.glob("not_finite_*")
+    (worker,) = json.loads((kept / "batch.json").read_text())["workers"].values()
+    assert 7 in [index for batch in worker for index in batch["indices"]]
+    load_supernet(kept / "checkpoint", supernet_space(), CONFIG)
 
 
 def test_every_weight_moves(whole: Rows) -> None:
@@ -179,9 +232,8 @@ def test_two_workers_train_as_one_with_twice_the_batch(tmp_path: Path) -> None:
     one = supernet_of_two.train_alone(tmp_path / "one")
     for (step, metrics), row in zip(both, one, strict=True):
         assert step == row[0]
-        assert metrics.keys() == row[1].keys()
-        for name in metrics.keys() - {EPOCH_S}:
-            assert metrics[name] == pytest.approx(row[1][name], rel=1e-4), name
+        alone = {name: value for name, value in row[1].items() if name.startswith(REPEATED)}
+        assert {name: metrics[name] for name in alone} == pytest.approx(alone, rel=1e-4)
     weights = [
         read_tensors(next((tmp_path / name / "checkpoints").glob("*/model.safetensors"))) for name in ("0", "one")
     ]
@@ -230,14 +282,6 @@ def test_settings_are_checked() -> None:
     with pytest.raises(ConfigError) as caught:
         SupernetConfig(num_random=-1, distill=1.5)
     assert str(caught.value) == "num_random must be at least 0, got -1\ndistill must be from 0 to 1, got 1.5"
-
-
-def test_the_seconds_of_each_epoch_are_kept(tmp_path: Path) -> None:
-    folder = RunFolder(LocalFileSystem(), str(tmp_path), "mine")
-    keep_seconds(folder, {"train/loss": 1.0})
-    for epoch, seconds in ((1, 2.5), (10, 4.0), (2, 3.0)):
-        keep_seconds(folder, {"epoch": epoch, EPOCH_S: seconds})
-    assert read_seconds(folder) == [2.5, 3.0, 4.0]
 
 
 def test_a_trial_starts_from_weights_that_are_kept_with_it(whole: Rows, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from dvt.config import Recipe
-from dvt.train.cost import CostMeter
+from dvt.train.cost import CostMeter, read_seconds
 from dvt.train.storage import RunFolder
 from tests.unit.train.tiny import RECIPE
 
@@ -35,6 +35,7 @@ def test_hours_go_on_over_workers_and_drivers_that_were_started_again(tmp_path: 
 
     again = CostMeter.of(of_two_workers(cpus_per_worker=1), folder_at(tmp_path))
     assert hours(again, 1800.0, epoch=3) == 4.0
+    assert read_seconds(folder_at(tmp_path)) == [3600.0, 1800.0, 1800.0]
 
 
 def test_gpus_count_where_there_are_any(tmp_path: Path) -> None:
