@@ -162,12 +162,12 @@ def test_a_killed_raylet_costs_only_its_own_trials(tmp_path: Path) -> None:
 
 
 def test_a_search_with_shared_weights_goes_on_where_it_was_killed(cluster: RayCluster, tmp_path: Path) -> None:
-    """Trained by two workers, then killed while cascades are measured: neither is done again.
+    """Told to end while two workers train, then killed while cascades are measured: nothing is done again.
 
     Then trials of two workers each on three cores: one at a time, whatever is asked for.
     """
     words = tiny(
-        *("--search.mode", "supernet", "--search.supernet.num-measured", "20", "--search.supernet.epochs", "2"),
+        *("--search.mode", "supernet", "--search.supernet.num-measured", "20", "--search.supernet.epochs", "3"),
         *("--search.supernet.num-images", "64", "--search.supernet.finetune-epochs", "1"),
         *("--max-parallel", "4"),
         trials=2,
@@ -175,10 +175,16 @@ def test_a_search_with_shared_weights_goes_on_where_it_was_killed(cluster: RayCl
     )
     folder = search_folder(tmp_path)
     with driving(words, cwd=tmp_path, env=cluster.env, python=cluster.python, job=JOB) as driver:
+        driver.wait_for("shared weights: epoch 1/3")
+        driver.process.send_signal(signal.SIGTERM)
+        assert driver.finish() == 75, driver.text
+        assert "dvt: ended by SIGTERM, resumable" in driver.text
+    with driving(words, cwd=tmp_path, env=cluster.env, python=cluster.python, job=JOB) as driver:
         driver.wait_for("10 of 20 cascades measured")
         driver.process.send_signal(signal.SIGKILL)
         driver.finish()
-        assert "shared weights: epoch 2/2" in driver.text
+        assert "shared weights: epoch 3/3" in driver.text
+        assert "shared weights: epoch 1/3" not in driver.text
     known = {path.name: path.read_text() for path in (folder / "inherited").iterdir()}
     assert len(known) >= 10
     with driving(words, cwd=tmp_path, env=cluster.env, python=cluster.python, job=JOB) as driver:

@@ -109,7 +109,9 @@ def train_epochs(stepper: Stepper, data: DataSets, worker: Worker, reporter: Rep
         measure: Called by all workers at the end of each epoch.
 
     Raises:
-        As `train_cascade`.
+        CheckpointError: If a checkpoint cannot be written.
+        DataError: If too many training images, or any calibration image, cannot be read.
+        TrainingError: If too many steps in a row had a loss or gradients that are no numbers.
     """
     recipe, state = stepper.recipe, stepper.state
     steps_per_epoch = count_steps_per_epoch(recipe, len(data.train), worker.world_size)
