@@ -83,10 +83,10 @@ def _moved(field: NDArray[np.float64], generator: np.random.Generator) -> NDArra
     return np.roll(field, (generator.integers(HEIGHT), generator.integers(WIDTH)), (0, 1))
 
 
-def ours(images: EncodedImages, policy: str | None) -> Iterator[object]:
-    """Our batches, of any encoded images; in window order where these lie in blocks."""
+def ours(images: EncodedImages, policy: str | None, run: int = 1) -> Iterator[object]:
+    """Our batches, of any encoded images; in window order, by runs, where these lie in blocks."""
     augment = AugmentConfig(rand_augment=policy)
-    config = DataConfig(root="unused", augment=augment, shuffle_window=WINDOW)
+    config = DataConfig(root="unused", augment=augment, shuffle_window=WINDOW, shuffle_run=run)
     cascade = CascadeConfig(image_size=SIZE)
     train = FileImages(images, np.arange(len(images)), config, cascade, is_training=True)
     order = choose_order(config, images.blocks)

@@ -1,4 +1,5 @@
-"""Tar shards read from a disk and from a bucket, as sides of `loading_speed`: with a full, an empty and no cache.
+"""Tar shards read from a disk and from a bucket, as sides of `loading_speed`: with a full, an empty and no cache, and
+without one by runs of images.
 
 The bucket is on a real S3 server of this machine. It is started on all cores and its work is not counted: a rate is of
 the processor time of the loading process and its reading process alone, which is what a training node pays.
@@ -23,9 +24,11 @@ from tests.integration.s3_server import running_s3
 
 BUCKET = "dvt-loading"
 SHARD_BYTES = 64 * 2**20
-BARS = {(f"S3, {cache} cache", "local shards"): 0.9 for cache in ("full", "empty", "no")}
+RUN = 16  # images that stay together
+CACHES = ("full cache", "empty cache", "no cache", f"no cache, runs of {RUN}")
+BARS = {(f"S3, {cache}", "local shards"): 0.9 for cache in CACHES}
 
-Ours = Callable[[PackedImages], Iterator[object]]
+Ours = Callable[..., Iterator[object]]
 
 
 @contextlib.contextmanager
@@ -35,7 +38,7 @@ def shard_sides(folder: Path, images: FolderFiles, ours: Ours) -> Iterator[dict[
     Args:
         folder: Of scratch space for the shards and the caches.
         images: To be packed.
-        ours: The batches of encoded images.
+        ours: The batches of encoded images, by runs of `run` where that is given.
     """
     asked = Packing(format="tar", class_names=images.class_names, shard_bytes=SHARD_BYTES, seed=0)
     local = str(folder / "shards")
@@ -51,6 +54,7 @@ def shard_sides(folder: Path, images: FolderFiles, ours: Ours) -> Iterator[dict[
             "S3, full cache": lambda: ours(_opened(remote, warm)),
             "S3, empty cache": partial(_with_empty_cache, folder, remote, ours),
             "S3, no cache": lambda: ours(_opened(remote, DataConfig(root="unused"))),
+            f"S3, no cache, runs of {RUN}": lambda: ours(_opened(remote, DataConfig(root="unused")), run=RUN),
         }
 
 

@@ -71,6 +71,7 @@ UNUSUAL = Recipe(
         loader_workers=0,
         shuffle="exact",
         shuffle_window=13,
+        shuffle_run=2,
         eval_batch_size=11,
         max_pixels=1234,
         cache_dir="/cache",

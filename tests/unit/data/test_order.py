@@ -66,6 +66,29 @@ def test_blocks_need_not_stand_together_nor_be_numbered_without_gaps() -> None:
     assert sum(one != other for one, other in pairwise(order)) == 2
 
 
+@given(sizes=SIZES, window=st.integers(1, 60), run=st.integers(1, 15), seed=st.integers(0, 99))
+def test_images_of_a_run_stay_together(sizes: list[int], window: int, run: int, seed: int) -> None:
+    """A block of n images comes in at most n / run + 1 stretches, rounded up, each as its images lie there."""
+    blocks = blocks_of(sizes)
+    order = window_order(blocks, window, run, seed=seed, epoch=0)
+    assert sorted(order.tolist()) == list(range(len(blocks)))
+    for block, size in enumerate(sizes):
+        places = np.flatnonzero(blocks[order] == block)
+        follows = [after == before + 1 and order[after] == order[before] + 1 for before, after in pairwise(places)]
+        assert follows.count(False) + 1 <= -(-size // run) + 1
+
+
+def test_runs_are_other_ones_in_each_epoch_and_few_blocks_stay_open() -> None:
+    blocks = blocks_of([64] * 20)
+    pairs = []
+    for epoch in range(4):
+        order = window_order(blocks, 128, 8, seed=0, epoch=epoch)
+        assert most_open(order, blocks) <= 128 // 64 + 2
+        pairs.append({(one, other) for one, other in pairwise(order.tolist()) if other == one + 1})
+    kept = [len(pairs[0] & other) / len(pairs[0]) for other in pairs[1:]]
+    assert all(0.6 < share < 0.95 for share in kept)  # 7 of 8 neighbours stay together, which 7 changes
+
+
 def test_seed_and_epoch_order_blocks_and_images_anew() -> None:
     blocks = blocks_of([10] * 10)
     orders = [window_order(blocks, 1, seed=seed, epoch=epoch) for seed in range(3) for epoch in range(3)]
@@ -98,6 +121,11 @@ def test_how_well_a_window_mixes() -> None:
     assert 35 < counts[4000] <= 45
     assert among_all == pytest.approx(400 * (1 - (1 - 1 / 400) ** 256), rel=0.02)  # 189.2, drawn with replacement
     assert counts[4000] < counts[40_000] < among_all
+
+
+def test_runs_of_one_are_the_order_without_runs() -> None:
+    blocks = np.random.default_rng(0).integers(0, 9, 100)
+    assert np.array_equal(window_order(blocks, 12, 1, seed=4, epoch=1), window_order(blocks, 12, seed=4, epoch=1))
 
 
 def test_the_exact_order_is_the_one_that_runs_had_before() -> None:
