@@ -24,7 +24,7 @@ from tests.integration.s3_server import running_s3
 
 BUCKET = "dvt-loading"
 SHARD_BYTES = 64 * 2**20
-RUN = 16  # images that stay together
+RUN = 64  # images that stay together
 CACHES = ("full cache", "empty cache", "no cache", f"no cache, runs of {RUN}")
 BARS = {(f"S3, {cache}", "local shards"): 0.9 for cache in CACHES}
 
