@@ -152,7 +152,8 @@ def ratio(rounds: int, steps: int, width: int, num_workers: int) -> None:
         for place, name in enumerate(("by the clock", "by a worker's processor time")):
             ratios = [mine[place] / its[place] for mine, its in zip(rates[one], rates[other], strict=True)]
             spread = f"from {min(ratios):.3f} to {max(ratios):.3f}"
-            print(f"{one} / {other}, {name}: {statistics.median(ratios):.3f}, {spread} (bar {SLOWEST})")
+            bar = f" (bar {SLOWEST})" if (one, other) == (RAY, TORCHRUN) else ""
+            print(f"{one} / {other}, {name}: {statistics.median(ratios):.3f}, {spread}{bar}")
 
 
 def checkpoint(pairs: int, steps: int, width: int) -> None:

@@ -72,16 +72,17 @@ class DataConfig:
     # a sliding window, so that each shard is read about once; auto is window where that matters, else exact
     shuffle: Literal["auto", "exact", "window"] = "auto"
     shuffle_window: int = 16_384  # images that are mixed at a time where the order is window
-    shuffle_run: int = 1  # images beside each other in a shard that stay together there, and come in one request
+    shuffle_run: int = 1  # neighbours in a shard that stay together in that order, and come in one request
     eval_batch_size: int = 128  # images a batch at evaluation
     max_pixels: int = 2**26  # largest image file that is decoded; a larger one counts as unreadable
     augment: AugmentConfig = field(default_factory=AugmentConfig)  # how training images are varied
 
     def __post_init__(self) -> None:
         rules = Rules()
-        for name in ("calibration_images", "train_images", "test_images", "eval_batch_size"):
-            rules.at_least(name, getattr(self, name), 1)
-        for name in ("shuffle_window", "shuffle_run"):
+        for name in (
+            *("calibration_images", "train_images", "test_images"),
+            *("shuffle_window", "shuffle_run", "eval_batch_size"),
+        ):
             rules.at_least(name, getattr(self, name), 1)
         for name in ("seed", "loader_workers"):
             rules.at_least(name, getattr(self, name), 0)

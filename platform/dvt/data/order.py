@@ -112,8 +112,6 @@ def _first_of_run(block: NDArray[np.int64], turns: NDArray[np.int64], run: int) 
         turns: (K,) when it is each block's turn, another one in each epoch.
         run: Images of a run.
     """
-    if run == 1:
-        return np.arange(len(block))
     stored = np.argsort(block, kind="stable")  # (N,) block after block, as images lie there
     starts = np.searchsorted(block[stored], np.arange(len(turns)))  # (K,)
     within = np.arange(len(block)) - starts[block[stored]] + turns[block[stored]] % run  # (N,) of a block

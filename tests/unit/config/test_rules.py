@@ -120,9 +120,11 @@ BROKEN: list[tuple[type, dict[str, Any], str]] = [
     (AugmentConfig, {"cutmix": -1.0}, "cutmix must be at least 0, got -1"),
     *(
         (DataConfig, {name: 0}, f"{name} must be at least 1, got 0")
-        for name in ("calibration_images", "train_images", "test_images", "eval_batch_size")
+        for name in (
+            *("calibration_images", "train_images", "test_images"),
+            *("shuffle_window", "shuffle_run", "eval_batch_size"),
+        )
     ),
-    *((DataConfig, {name: 0}, f"{name} must be at least 1, got 0") for name in ("shuffle_window", "shuffle_run")),
     *((DataConfig, {name: -1}, f"{name} must be at least 0, got -1") for name in ("seed", "loader_workers")),
     (DataConfig, {"cache_gib": 0.5}, "cache_gib must be at least 1, got 0.5"),
     (
