@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -21,6 +22,9 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 120
+# Above those that Ray gives its workers, below those that Linux gives connections: a port of theirs may be a
+# connection's when its server starts, and Ray's agent then does without one and says nothing.
+UNTRIED_PORTS = iter(random.SystemRandom().sample(range(20_000, 32_768), 12_768))
 
 
 @dataclass(frozen=True)
@@ -57,9 +61,12 @@ def bare_environment(folder: Path) -> Path:
 
 
 def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
+    """A port that is free, another one each time, and that no connection takes until a server has it."""
+    for port in UNTRIED_PORTS:
+        with socket.socket() as taken, contextlib.suppress(OSError):
+            taken.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free of those that connections do not take")
 
 
 def ray_environment(folder: Path) -> dict[str, str]:

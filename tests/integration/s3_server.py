@@ -10,7 +10,6 @@ import os
 import pwd
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,8 @@ from typing import Any
 import boto3
 import psutil
 from botocore.config import Config
+
+from tests.integration.cluster import answers, free_port
 
 SWIFT_VERSION = "2.38.0"
 PACKAGES = (f"swift=={SWIFT_VERSION}", "eventlet", "setuptools<81")  # Swift 2.38 imports pkg_resources, gone in 81
@@ -128,7 +129,7 @@ def running_s3() -> Iterator[S3Server]:
     try:
         python = _swift_python(folder)
         user, secret_key = f"u{secrets.token_hex(4)}", secrets.token_hex(24)
-        ports = dict(zip(("proxy", "object", "container", "account"), _free_ports(4), strict=True))
+        ports = {name: free_port() for name in ("proxy", "object", "container", "account")}
         _configure(folder, python, ports, user, secret_key)
         for name in ports:
             with (folder / f"{name}.log").open("w") as output:
@@ -179,14 +180,6 @@ def _install(folder: Path) -> Path:
     return python
 
 
-def _free_ports(number: int) -> list[int]:
-    with contextlib.ExitStack() as held:  # all at once, so that they differ
-        taken = [held.enter_context(socket.socket()) for _ in range(number)]
-        for each in taken:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in taken]
-
-
 def _configure(folder: Path, python: Path, ports: dict[str, int], user: str, secret_key: str) -> None:
     """Write the configuration of each server, and the rings that tell the proxy where the others are."""
     (folder / "node" / "d1").mkdir(parents=True)
@@ -214,17 +207,11 @@ def _make_ring(builder: Path, python: Path, port: int) -> None:
 
 def _wait_for(server: S3Server, processes: "list[subprocess.Popen[bytes]]", ports: list[int], folder: Path) -> None:
     end = time.monotonic() + START_TIMEOUT_S
-    while not (all(_answers(port) for port in ports) and _is_healthy(server)):
+    while not (all(answers(port) for port in ports) and _is_healthy(server)):
         logs = "\n".join(path.read_text() for path in sorted(folder.glob("*.log")))
         assert all(process.poll() is None for process in processes), f"Swift did not start:\n{logs}"
         assert time.monotonic() < end, f"Swift did not start in {START_TIMEOUT_S} s:\n{logs}"
         time.sleep(0.1)
-
-
-def _answers(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-        return True
-    return False
 
 
 def _is_healthy(server: S3Server) -> bool:

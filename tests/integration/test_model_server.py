@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from PIL import Image
 
 from dvt.models import macs_per_exit
 from dvt.tracking import check_tracking, log_and_register_model, open_run
+from tests.integration.cluster import free_port
 from tests.unit.tracking.tiny import CASCADE, CLASS_NAMES, Tiny, make_tiny, tiny_recipe
 
 pytestmark = pytest.mark.slow
@@ -62,9 +62,7 @@ def server(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     check_tracking(uri)
     record = open_run(tiny_recipe(), tracking_uri=uri, run_name="tiny")
     log_and_register_model(record, tiny.content, registered_name="dvt-tiny", alias="champion")
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    port = free_port()
     # MLflow 3.17 looks for uvicorn there, as in an environment that was activated.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/dvt-tiny@champion"]

@@ -3,7 +3,6 @@
 import math
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -31,6 +30,7 @@ from dvt.tracking import (
     run_page,
 )
 from dvt.tracking.spool import Spool
+from tests.integration.cluster import free_port
 from tests.unit.tracking.tiny import CLASS_NAMES, Tiny, make_tiny, tiny_recipe
 
 pytestmark = pytest.mark.slow
@@ -95,9 +95,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    port = free_port()
     server = Server(tmp_path_factory.mktemp("server"), port)
     try:
         server.start()
