@@ -6,6 +6,7 @@ did not end as it should. Takes three or four minutes a fault on two cores.
 
 import argparse
 import contextlib
+import signal
 import subprocess
 import sys
 import time
@@ -36,6 +37,7 @@ def main() -> int:
     if unknown:
         parser.error(f"NAME must be one of {', '.join(FAULTS)}, got {', '.join(unknown)}")
     names = asked.names or list(FAULTS)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # which ends the servers, too
     rows: list[Measured] = []
     with running_site(3, ENV) as site:
         print(site.hosts.told, flush=True)

@@ -19,6 +19,7 @@ from tests.integration.hosts import RayHost
 AT_STEP = 18  # three steps after a checkpoint, four into the second epoch
 OUTAGE_S, CUT_S = 60, 30
 SLOW_S = 1.0  # of each request
+LONG = 12  # epochs, for faults after which not every step is the undisturbed run's
 BAD_STEPS = 3
 # Run in a worker: the loss of its next {count} steps is NaN.
 POISON = """
@@ -211,13 +212,13 @@ FAULTS: Mapping[str, Fault] = {
     "head-killed": Fault(kill_head),
     "host-joins": Fault(host_joins),
     "host-leaves": Fault(host_leaves, hosts=4),
-    "hosts-come-and-go": Fault(hosts_come_and_go, words=("--cluster.num-workers", "[1, 3]"), epochs=12),
+    "hosts-come-and-go": Fault(hosts_come_and_go, words=("--cluster.num-workers", "[1, 3]"), epochs=LONG),
     "link-cut": Fault(cut_link),
     "s3-busy": Fault(s3_busy),
     "s3-slow": Fault(s3_slow),
     "disk-full": Fault(disk_full, has_small_disks=True),
-    "loss-nan": Fault(few_bad_losses),
-    "loss-stays-nan": Fault(bad_losses),
+    "loss-nan": Fault(few_bad_losses, epochs=LONG),
+    "loss-stays-nan": Fault(bad_losses, epochs=LONG),
     "straggler": Fault(straggler),
 }
 

@@ -5,7 +5,6 @@ Shapes: E exits.
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from dvt.search.elastic import ElasticCascade
 from dvt.search.objective import EpochFront, validation_front
 from dvt.train.checkpoint import save_checkpoint
 from dvt.train.evaluate import score_images
+from dvt.train.scratch import scratch_folder
 from dvt.train.state import TrainingState
 from dvt.train.storage import RunFolder
 
@@ -123,9 +123,9 @@ def start_inherited(trial: RunFolder, recipe: Recipe, load: Callable[[], Elastic
         load: Gives the shared weights; asked once a trial, however often that is interrupted.
     """
     if not trial.has(_START_IS_WHOLE):
-        with tempfile.TemporaryDirectory(prefix="dvt-") as scratch:
-            save_inherited(Path(scratch) / _START, load(), recipe)
-            trial.put(Path(scratch) / _START)
+        with scratch_folder() as scratch:
+            save_inherited(scratch / _START, load(), recipe)
+            trial.put(scratch / _START)
         trial.write(_START_IS_WHOLE, "{}")
     return replace(recipe, train=replace(recipe.train, init_from=f"{trial.address}/{_START}"))
 

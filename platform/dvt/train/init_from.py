@@ -1,7 +1,6 @@
 """Where a run's first weights come from: another run's checkpoint, or one timm ViT for every stage."""
 
 import difflib
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from dvt.models.timm_weights import init_from_timm
 from dvt.models.weights import UNREADABLE, read_weights_file
 from dvt.train.checkpoint import load_checkpoint, read_tensors, tell_difference
 from dvt.train.errors import CheckpointError
+from dvt.train.scratch import scratch_folder
 
 TIMM_PREFIX = "timm:"  # before the name of a model of timm, whose published weights are downloaded
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -48,8 +48,8 @@ def _fetched(source: str) -> Iterator[Path]:
     if "://" not in source:
         yield Path(source)
         return
-    with tempfile.TemporaryDirectory(prefix="dvt-") as scratch:
-        local = Path(scratch) / source.rstrip("/").rpartition("/")[2]
+    with scratch_folder() as scratch:
+        local = scratch / source.rstrip("/").rpartition("/")[2]
         try:
             filesystem, path = open_filesystem(source)
             filesystem.get(path, str(local), recursive=True)

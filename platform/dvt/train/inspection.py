@@ -9,7 +9,6 @@ and their labels. Nothing is pickled. `docs/faults.md` shows how to take the ste
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from safetensors.torch import save_file
@@ -19,6 +18,7 @@ from dvt.data import DataSets, train_indices
 from dvt.train.checkpoint import save_checkpoint
 from dvt.train.errors import TrainingError
 from dvt.train.position import Position, accum_steps, images_per_step
+from dvt.train.scratch import scratch_folder
 from dvt.train.step import Stepper, StepSums
 from dvt.train.worker import Worker, gather
 
@@ -47,8 +47,8 @@ def check_passed_over(
         return
     own = gather(bool(sums.passed_over.is_own), worker)
     ranks = [rank for rank, is_own in enumerate(own) if is_own][:MOST_WORKERS] or [0]
-    with TemporaryDirectory(prefix="dvt-") as scratch:
-        place = Path(scratch) / f"{NAME}_{stepper.state.step:09d}"
+    with scratch_folder() as scratch:
+        place = scratch / f"{NAME}_{stepper.state.step:09d}"
         if worker.rank == 0:
             _write(place, stepper, data, reached, ranks, worker.world_size)
         address = gather(keep(place) if worker.rank == 0 else "", worker)[0]

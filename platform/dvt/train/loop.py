@@ -4,7 +4,6 @@ A newcomer's path: `jobs/train_imagenet.py` -> `dvt/cli/train.py` -> here -> `dv
 """
 
 import logging
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -38,6 +37,7 @@ from dvt.train.interval import Timed, train_metrics
 from dvt.train.notice import Order
 from dvt.train.pace import StragglerWatch
 from dvt.train.position import Position, accum_steps, images_per_step
+from dvt.train.scratch import scratch_folder
 from dvt.train.state import TrainingState
 from dvt.train.step import Stepper
 from dvt.train.trace import StepTrace
@@ -135,8 +135,8 @@ def train_epochs(stepper: Stepper, data: DataSets, worker: Worker, reporter: Rep
 
 def _report_checkpoint(metrics: Mapping[str, float], stepper: Stepper, worker: Worker, reporter: Reporter) -> None:
     state = stepper.state
-    with tempfile.TemporaryDirectory(prefix="dvt-") as scratch:
-        folder = Path(scratch) / "checkpoint"
+    with scratch_folder() as scratch:
+        folder = scratch / "checkpoint"
         if worker.rank == 0:
             save_checkpoint(folder, state, stepper.recipe, stepper.texts)
         reporter.report(metrics, state.step, checkpoint=folder if worker.rank == 0 else None)

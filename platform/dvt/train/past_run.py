@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from dvt.data.s3_client import open_filesystem
 from dvt.data.s3_failures import STORAGE_FAILURES, why_failed
 from dvt.train.errors import CheckpointError
 from dvt.train.loop import BEST_METRIC
+from dvt.train.scratch import scratch_folder
 from dvt.train.storage import RECIPE, RunFolder
 
 CHECKPOINTS = "checkpoints"
@@ -86,8 +86,8 @@ def local_checkpoint(folder: RunFolder, name: str) -> Iterator[Path]:
     if folder.is_local:
         yield Path(path)
         return
-    with TemporaryDirectory(prefix="dvt-") as scratch:
-        local = Path(scratch) / "checkpoint"
+    with scratch_folder() as scratch:
+        local = scratch / "checkpoint"
         try:
             folder.filesystem.get(f"{path}/", f"{local}/", recursive=True)
         except STORAGE_FAILURES as error:

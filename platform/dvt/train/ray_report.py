@@ -7,10 +7,9 @@ last checkpoint that had arrived.
 """
 
 import shutil
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,13 +20,15 @@ from dvt.train.errors import CheckpointError
 from dvt.train.failures import not_kept
 from dvt.train.loop import BEST_METRIC
 from dvt.train.past_run import UNMEASURED
+from dvt.train.scratch import scratch_folder
 from dvt.train.storage import RunFolder
 
 
 @dataclass
 class _Upload:
-    """A checkpoint on its way to the run's storage."""
+    """A checkpoint on its way to the run's storage, and the folder that it lies in."""
 
+    scratch: ExitStack = field(default_factory=ExitStack)
     ended: threading.Event = field(default_factory=threading.Event)
     failure: CheckpointError | None = None
 
@@ -64,9 +65,9 @@ class RayReporter:
             ray_train.report(row, checkpoint_upload_mode=mode)
             return
         self.join()
-        mine = Path(tempfile.mkdtemp(prefix="dvt-upload-")) / checkpoint.name
-        shutil.move(checkpoint, mine)  # what stays there is removed when this returns
         upload = self._upload = _Upload()
+        mine = upload.scratch.enter_context(scratch_folder()) / checkpoint.name
+        shutil.move(checkpoint, mine)  # what stays there is removed when this returns
         # Of a checkpoint within an epoch no accuracy is measured. Without a score Ray Train 2.60 logs an error; with
         # this one it keeps it as the last one, and never in place of the best.
         ray_train.report(
@@ -101,6 +102,6 @@ def _keep(local: ray_train.Checkpoint, name: str, upload: _Upload) -> ray_train.
         upload.failure = not_kept(error)
         raise upload.failure from error
     finally:
-        shutil.rmtree(Path(local.path).parent, ignore_errors=True)
+        upload.scratch.close()
         upload.ended.set()
     return kept

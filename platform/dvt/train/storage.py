@@ -4,6 +4,7 @@ A run's folder holds `recipe.yaml` (what was asked for), `run.json` (the MLflow 
 (Ray Train's own folder) and, once everything is done, `finished.json`.
 """
 
+import fcntl
 import json
 import os
 import re
@@ -20,11 +21,6 @@ from dvt.config import ConfigError, Problem, Recipe, RunConfig, flatten, to_dict
 from dvt.config.secrets import has_credentials, redacted, without_credentials, without_credentials_in
 from dvt.data.s3_client import open_filesystem
 from dvt.data.s3_failures import STORAGE_FAILURES, why_failed
-
-try:
-    import fcntl
-except ImportError:  # not on Windows, where two drivers of one run are not told apart
-    fcntl = None  # type: ignore[assignment]
 
 # Of a recipe, what does not change which images are trained on: an unfinished run goes on though it is asked otherwise.
 FREE = (
@@ -205,7 +201,7 @@ def _begin(folder: RunFolder, asked: Asked) -> RunFolder | None:
     folder.filesystem.makedirs(folder.path, exist_ok=True)
     with ExitStack() as held:
         lock = None
-        if folder.is_local and fcntl is not None:
+        if folder.is_local:
             lock = held.enter_context(Path(folder.path, LOCK).open("w"))
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
