@@ -75,7 +75,7 @@ class Nowhere:
     def keep(self, folder: Path) -> str:
         return "nowhere"
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+    def log_metrics(self, metrics: Mapping[str, float], step: int, time_ms: int | None = None) -> None:
         """Tell nobody."""
 
     def close(self) -> None:
@@ -136,9 +136,9 @@ def one_side(side: str, asked: Path, out: Path) -> None:
         distributed.destroy_process_group()
 
 
-def ratio(rounds: int, steps: int, width: int, num_workers: int) -> None:
+def ratio(rounds: int, steps: int, rows: int, width: int, num_workers: int) -> None:
     """Steps a second under Ray Train beside those under torchrun."""
-    recipe = make_recipe(steps, 5, width, num_workers, None)
+    recipe = make_recipe(steps, rows, width, num_workers, None)
     rates: dict[str, list[tuple[float, float]]] = {TORCHRUN: [], BESIDE: [], RAY: []}
     for index in range(rounds):
         for side in list(rates) if index % 2 == 0 else reversed(rates):
@@ -177,7 +177,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=("ratio", "checkpoint", "start"))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=50, help="of a row of `ratio`; five rows a round")
+    parser.add_argument("--steps", type=int, default=50, help="of a row of `ratio`")
+    parser.add_argument("--rows", type=int, default=5, help="of a round of `ratio`")
     parser.add_argument("--epoch-steps", type=int, default=300, help="of a stretch of `checkpoint`")
     parser.add_argument("--workers", type=int, default=NUM_WORKERS, help="of `ratio`; one leaves Ray a core of two")
     parser.add_argument("--width", type=int, default=64, help="of the embedded cascade")
@@ -189,7 +190,7 @@ def main() -> None:
     load = os.getloadavg()[0]
     print(f"torch {torch.__version__}, {os.cpu_count()} cores, load {load:.1f}", flush=True)
     parts: dict[str, Any] = {
-        "ratio": partial(ratio, asked.rounds, asked.steps, asked.width, asked.workers),
+        "ratio": partial(ratio, asked.rounds, asked.steps, asked.rows, asked.width, asked.workers),
         "checkpoint": partial(checkpoint, asked.rounds, asked.epoch_steps, asked.width),
         "start": partial(print_way_to_first_step, asked.rounds),
     }

@@ -37,7 +37,7 @@ class MemorySink:
     is_closed: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+    def log_metrics(self, metrics: Mapping[str, float], step: int, time_ms: int | None = None) -> None:
         with self.lock:
             if self.is_closed:
                 raise RuntimeError("the metric sink must be open, got a closed one")
@@ -110,6 +110,13 @@ def test_steps_come_in_any_order(subject: Subject, sink: MetricSink) -> None:
         sink.log_metrics({"loss": float(step)}, step)
     sink.close()
     assert sorted(subject.read("loss")) == [(3, 3.0), (4, 4.0), (5, 5.0)]
+
+
+def test_what_was_measured_earlier_is_kept_as_well(subject: Subject, sink: MetricSink) -> None:
+    sink.log_metrics({"loss": 2.0}, step=1, time_ms=1_700_000_000_000)
+    sink.log_metrics({"loss": 1.0}, step=2)
+    sink.close()
+    assert subject.read("loss") == [(1, 2.0), (2, 1.0)]
 
 
 def test_a_step_may_come_again_and_the_newest_value_is_last(subject: Subject, sink: MetricSink) -> None:

@@ -37,7 +37,7 @@ class _QueueSink:
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+    def log_metrics(self, metrics: Mapping[str, float], step: int, time_ms: int | None = None) -> None:
         # Not `put`, which waits: showing must not hold up training.
         actor: Any = self._queue.actor
         actor.put_nowait.remote(Row(step, dict(metrics)))
@@ -52,9 +52,9 @@ class _BothSinks:
     def __init__(self, first: MetricSink, second: MetricSink) -> None:
         self._sinks = (first, second)
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+    def log_metrics(self, metrics: Mapping[str, float], step: int, time_ms: int | None = None) -> None:
         for sink in self._sinks:
-            sink.log_metrics(metrics, step)
+            sink.log_metrics(metrics, step, time_ms)
 
     def close(self) -> None:
         for sink in self._sinks:

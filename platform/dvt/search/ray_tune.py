@@ -260,7 +260,7 @@ class _TuneSink:
     def __init__(self, callback: TuneReportCallback) -> None:
         self._callback = callback
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+    def log_metrics(self, metrics: Mapping[str, float], step: int, time_ms: int | None = None) -> None:
         if METRIC in metrics:
             self._callback.after_report(None, [dict(metrics)], None)  # type: ignore[arg-type]  # it reads no context
 

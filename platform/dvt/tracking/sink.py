@@ -56,7 +56,7 @@ class MlflowSink:
         self._sender = threading.Thread(target=self._send_all, name=f"dvt-metrics-{run_id}", daemon=True)
         self._sender.start()
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+    def log_metrics(self, metrics: Mapping[str, float], step: int, time_ms: int | None = None) -> None:
         """Take metrics at a step; returns when they are kept on this node.
 
         Raises:
@@ -68,7 +68,7 @@ class MlflowSink:
             if self._refusal is not None:
                 raise self._refusal
             if metrics:
-                self._spool.put(metrics, step, time.time_ns() // 1_000_000)
+                self._spool.put(metrics, step, time.time_ns() // 1_000_000 if time_ms is None else time_ms)
                 self._has_new = True
                 self._changed.notify_all()
 

@@ -46,7 +46,7 @@ class FolderReporter:
         Raises:
             CheckpointError: If the storage does not take it; the one before is still there.
         """
-        if checkpoint is not None:
+        if checkpoint is not None and checkpoint.exists():
             self._keep(f"{step:09d}", checkpoint)
         self._on_metrics(metrics, step)
 

@@ -57,7 +57,6 @@ def train_metrics(
         "train/data_wait_s": timed.waited_s,
         "train/skipped_steps": float(state.skipped_steps),
         NUM_WORKERS: float(worker.world_size),
-        ELAPSED: time.perf_counter() - worker.begun_s,
     }
     if micro_batches:
         metrics["train/loss"] = loss / micro_batches
@@ -70,9 +69,10 @@ def train_metrics(
 
 
 def _of_workers(stepper: Stepper, timed: Timed, worker: Worker, watch: StragglerWatch) -> dict[str, float]:
-    """How busy each node is, told once a node, and how fast each worker is."""
+    """How busy each node is, told once a node, how fast each worker is, and how long the first has trained."""
     usage = node_usage() if worker.local_rank == 0 else {}
     pace = Pace(socket.gethostname(), timed.waited_s + stepper.clock.take())
-    told = gather((worker.node_rank, usage, pace), worker)
-    metrics = {f"system/node_{node}/{name}": value for node, usages, _ in told for name, value in usages.items()}
-    return metrics | watch.compare([pace for _, _, pace in told], stepper.state.step, is_first=worker.rank == 0)
+    told = gather((worker.node_rank, usage, pace, time.perf_counter() - worker.begun_s), worker)
+    metrics = {f"system/node_{node}/{name}": value for node, usages, *_ in told for name, value in usages.items()}
+    metrics[ELAPSED] = told[0][3]
+    return metrics | watch.compare([pace for _, _, pace, _ in told], stepper.state.step, is_first=worker.rank == 0)

@@ -59,7 +59,13 @@ class Reporter(Protocol):
         """The folder of the run's last checkpoint while the context lasts; None if there is none yet."""
 
     def report(self, metrics: Mapping[str, float], step: int, checkpoint: Path | None) -> None:
-        """Tell metrics; called by all workers at the same step, with a checkpoint by rank 0 only."""
+        """Tell metrics; called by all workers at the same step.
+
+        Args:
+            metrics: By name.
+            step: That they were measured at.
+            checkpoint: The folder of one that comes with them, which only rank 0 has written.
+        """
 
     def keep(self, folder: Path) -> str:
         """Copy a local folder into the run's storage, where a person may look at it; returns its address there."""
@@ -139,7 +145,7 @@ def _report_checkpoint(metrics: Mapping[str, float], stepper: Stepper, worker: W
         folder = scratch / "checkpoint"
         if worker.rank == 0:
             save_checkpoint(folder, state, stepper.recipe, stepper.texts)
-        reporter.report(metrics, state.step, checkpoint=folder if worker.rank == 0 else None)
+        reporter.report(metrics, state.step, checkpoint=folder)
 
 
 def count_steps_per_epoch(recipe: Recipe, num_images: int, world_size: int) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dvt.data.s3_client import open_filesystem
 from dvt.data.s3_failures import STORAGE_FAILURES, why_failed
@@ -130,11 +131,7 @@ def kept_checkpoints(folder: RunFolder) -> tuple[KeptCheckpoint, ...]:
                 address=f"{folder.address}/{CHECKPOINTS}/{name}",
                 step=int(metrics["step"]),
                 is_best=name == best and metrics[BEST_METRIC] != UNMEASURED,
-                metrics={
-                    key: float(value)
-                    for key, value in metrics.items()
-                    if key != "step" and (key, value) != (BEST_METRIC, UNMEASURED)
-                },
+                metrics=metrics_of(metrics),
             )
             for name, metrics in found.items()
         ]
@@ -143,6 +140,15 @@ def kept_checkpoints(folder: RunFolder) -> tuple[KeptCheckpoint, ...]:
             f"{folder.address}/{place} must list the run's checkpoints, got a file that cannot be read"
         ) from error
     return tuple(sorted(kept, key=lambda each: each.step))
+
+
+def metrics_of(report: Mapping[str, Any]) -> dict[str, float]:
+    """What was measured when a checkpoint was reported, from the report."""
+    return {
+        name: float(value)
+        for name, value in report.items()
+        if name not in ("step", "time_ms") and (name, value) != (BEST_METRIC, UNMEASURED)
+    }
 
 
 def keep_snapshot(folder: RunFolder) -> None:

@@ -84,8 +84,8 @@ class _ExportedSink:
         self._lasting, self._run = lasting, run
         self._gauges = HeldGauges()
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        self._lasting.log_metrics(metrics, step)
+    def log_metrics(self, metrics: Mapping[str, float], step: int, time_ms: int | None = None) -> None:
+        self._lasting.log_metrics(metrics, step, time_ms)
         told = {"train/step": float(step), **metrics}
         if "epoch" in metrics:
             told["train/epoch"] = metrics["epoch"]

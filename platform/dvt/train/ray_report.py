@@ -1,5 +1,8 @@
 """How training workers report to Ray Train: metrics in order, and checkpoints that are uploaded while training goes on.
 
+Ray Train 2.60 takes one report every two seconds, and holds up whoever reports more often. So rows that come closer are
+sent together, each with the time that it was measured at.
+
 A checkpoint lies whole on the worker's disk before it is reported. A thread copies it to the run's storage; Ray Train
 lists it once it is there, so a run never goes on from a part of one. No more than one is on its way: training waits for
 it before it hands over the next, and before it ends in whichever way. A worker that is killed loses what came after the
@@ -8,20 +11,34 @@ last checkpoint that had arrived.
 
 import shutil
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypedDict
 
 from ray import train as ray_train
 from ray.train import CheckpointUploadMode
 
+from dvt.train.cost import ELAPSED
 from dvt.train.errors import CheckpointError
 from dvt.train.failures import not_kept
 from dvt.train.loop import BEST_METRIC
-from dvt.train.past_run import UNMEASURED
+from dvt.train.past_run import UNMEASURED, metrics_of
 from dvt.train.scratch import scratch_folder
 from dvt.train.storage import RunFolder
+
+SENT_EVERY_S = 2.5  # a little longer than Ray Train takes
+_ROWS = "rows"
+
+
+class Row(TypedDict):
+    """What was measured at a step, and when, in milliseconds since 1970."""
+
+    metrics: dict[str, float]
+    step: int
+    time_ms: int
 
 
 @dataclass
@@ -38,6 +55,8 @@ class RayReporter:
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
+        self._held: list[Row] = []
+        self._sent_s = float("-inf")  # by the first worker's clock, so that all send the same rows
         self._upload: _Upload | None = None  # of the last checkpoint
 
     @contextmanager
@@ -56,22 +75,30 @@ class RayReporter:
         Raises:
             CheckpointError: If the checkpoint before it could not be uploaded.
         """
-        row = {**metrics, "step": step}
+        time_ms = time.time_ns() // 1_000_000
         if checkpoint is None:
-            # Rows keep their order, so behind a checkpoint they wait for its upload: not here. Else they do wait here
-            # for Ray Train 2.60 to take the row before, every 2 s, so that they never pile up.
-            is_behind = self._upload is not None and not self._upload.ended.is_set()
-            mode = CheckpointUploadMode.ASYNC if is_behind else CheckpointUploadMode.SYNC
-            ray_train.report(row, checkpoint_upload_mode=mode)
+            self._held.append(Row(metrics=dict(metrics), step=step, time_ms=time_ms))
+            if metrics[ELAPSED] - self._sent_s >= SENT_EVERY_S:
+                self._sent_s = metrics[ELAPSED]
+                # Reports keep their order, so behind a checkpoint they wait for its upload: not here. Else they do wait
+                # here for the one before to be taken, so that they never pile up.
+                is_behind = self._upload is not None and not self._upload.ended.is_set()
+                self._send(CheckpointUploadMode.ASYNC if is_behind else CheckpointUploadMode.SYNC)
             return
         self.join()
+        if self._held:
+            self._send(CheckpointUploadMode.ASYNC)
+        # Of a checkpoint within an epoch no accuracy is measured. Without a score Ray Train 2.60 logs an error; with
+        # this one it keeps it as the last one, and never in place of the best.
+        row = {BEST_METRIC: UNMEASURED, **metrics, "step": step, "time_ms": time_ms}
+        if not checkpoint.exists():
+            ray_train.report(row, checkpoint_upload_mode=CheckpointUploadMode.ASYNC)
+            return
         upload = self._upload = _Upload()
         mine = upload.scratch.enter_context(scratch_folder()) / checkpoint.name
         shutil.move(checkpoint, mine)  # what stays there is removed when this returns
-        # Of a checkpoint within an epoch no accuracy is measured. Without a score Ray Train 2.60 logs an error; with
-        # this one it keeps it as the last one, and never in place of the best.
         ray_train.report(
-            {BEST_METRIC: UNMEASURED, **row},
+            row,
             checkpoint=ray_train.Checkpoint.from_directory(mine),
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
             checkpoint_upload_fn=lambda local, name: _keep(local, name, upload),
@@ -92,6 +119,18 @@ class RayReporter:
             self._upload.ended.wait()
             if self._upload.failure is not None:
                 raise self._upload.failure
+
+    def _send(self, mode: CheckpointUploadMode) -> None:
+        ray_train.report({_ROWS: self._held}, checkpoint_upload_mode=mode)
+        self._held = []
+
+
+def rows_of(report: Mapping[str, Any]) -> list[Row]:
+    """The rows of one of a worker's reports, by time."""
+    if _ROWS in report:
+        rows: list[Row] = report[_ROWS]
+        return rows
+    return [Row(metrics=metrics_of(report), step=report["step"], time_ms=report["time_ms"])]
 
 
 def _keep(local: ray_train.Checkpoint, name: str, upload: _Upload) -> ray_train.Checkpoint:

@@ -30,11 +30,11 @@ from dvt.train.errors import TrainingError
 from dvt.train.evaluate import predict_images, score_images
 from dvt.train.failures import FATAL, find_error, plain_error
 from dvt.train.loop import BEST_METRIC, Loop, count_steps_per_epoch, train_cascade
-from dvt.train.past_run import CHECKPOINTS, UNMEASURED, keep_snapshot, remove_orphans, restore_snapshot
+from dvt.train.past_run import CHECKPOINTS, keep_snapshot, remove_orphans, restore_snapshot
 from dvt.train.ray_elastic import FittingWorkers
 from dvt.train.ray_network import PinnedConfig
 from dvt.train.ray_notice import Board, ended_by_sigterm, noticing, open_board
-from dvt.train.ray_report import RayReporter
+from dvt.train.ray_report import RayReporter, rows_of
 from dvt.train.sink import MetricSink, MetricSinkFactory
 from dvt.train.storage import RunFolder
 from dvt.train.worker import Worker
@@ -213,11 +213,8 @@ class _SinkCallback(UserCallback):
             self._sink = self._make_sink()
         if checkpoint is not None:
             keep_snapshot(self._folder)
-        row = dict(metrics[0])
-        step = int(row.pop("step"))
-        if row.get(BEST_METRIC) == UNMEASURED:
-            del row[BEST_METRIC]
-        self._sink.log_metrics(row | self._meter.add(row), step)
+        for row in rows_of(metrics[0]):
+            self._sink.log_metrics(row["metrics"] | self._meter.add(row["metrics"]), row["step"], row["time_ms"])
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         for error in worker_exceptions.values():

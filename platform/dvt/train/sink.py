@@ -12,7 +12,7 @@ from typing import Protocol
 class MetricSink(Protocol):
     """Takes metrics by step, from any thread, in any order of steps."""
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+    def log_metrics(self, metrics: Mapping[str, float], step: int, time_ms: int | None = None) -> None:
         """Keep what was measured at a step.
 
         Args:
@@ -20,6 +20,7 @@ class MetricSink(Protocol):
                 not finite are kept as such, none of them is dropped. An empty mapping does nothing.
             step: The step, from 0; what it counts (optimizer updates, epochs) is the reporter's to say. Logging a name
                 at the same step again, as a resumed run does, is allowed; the newest value counts.
+            time_ms: When they were measured, in milliseconds since 1970; now by default.
 
         Raises:
             RuntimeError: One sentence, if the values cannot be kept or the sink is closed.

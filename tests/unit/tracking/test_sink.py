@@ -2,6 +2,7 @@ import math
 import pickle
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -39,6 +40,17 @@ def test_infinity_is_the_largest_float_and_nan_is_nan(record: RunRecord) -> None
     assert history(record, "loss") == [(4, sys.float_info.max)]
     assert history(record, "low") == [(4, -sys.float_info.max)]
     assert math.isnan(history(record, "bad")[0][1])
+
+
+def test_a_row_has_the_time_that_it_was_measured_at(record: RunRecord) -> None:
+    sink = MlflowSinkFactory.of(record)()
+    before_ms = time.time_ns() // 1_000_000
+    sink.log_metrics({"loss": 2.0}, step=1, time_ms=1_700_000_000_000)
+    sink.log_metrics({"loss": 1.0}, step=2)
+    sink.close()
+    earlier, now = MlflowClient(tracking_uri=record.tracking_uri).get_metric_history(record.run_id, "loss")
+    assert earlier.timestamp == 1_700_000_000_000
+    assert before_ms <= now.timestamp <= time.time_ns() // 1_000_000
 
 
 def test_more_metrics_than_mlflow_takes_at_once(record: RunRecord) -> None:

@@ -30,13 +30,13 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Told:
 
 class Lasting:
     def __init__(self) -> None:
-        self.kept: list[tuple[dict[str, float], int]] = []
+        self.kept: list[tuple[dict[str, float], int, int | None]] = []
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        self.kept.append((dict(metrics), step))
+    def log_metrics(self, metrics: Mapping[str, float], step: int, time_ms: int | None = None) -> None:
+        self.kept.append((dict(metrics), step, time_ms))
 
     def close(self) -> None:
-        self.kept.append(({}, -1))
+        self.kept.append(({}, -1, None))
 
 
 @pytest.mark.parametrize(
@@ -61,11 +61,11 @@ def test_metrics_are_named_as_prometheus_wants_them(metric: str, gauge: tuple[st
 def test_a_run_is_kept_first_and_then_exported(told: Told) -> None:
     lasting = Lasting()
     sink = ExportedSinkFactory(lambda: lasting, "mine-001")()
-    sink.log_metrics({"train/loss": 2, "train/exit_2/top1": 0.5, "epoch": 3, "hypervolume": 0.1}, step=40)
+    sink.log_metrics({"train/loss": 2, "train/exit_2/top1": 0.5, "epoch": 3, "hypervolume": 0.1}, step=40, time_ms=7)
     sink.close()
     assert lasting.kept == [
-        ({"train/loss": 2, "train/exit_2/top1": 0.5, "epoch": 3, "hypervolume": 0.1}, 40),
-        ({}, -1),
+        ({"train/loss": 2, "train/exit_2/top1": 0.5, "epoch": 3, "hypervolume": 0.1}, 40, 7),
+        ({}, -1, None),
     ]
     run = ("run", "mine-001")
     assert told == {

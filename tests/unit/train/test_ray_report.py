@@ -1,6 +1,7 @@
 """Checkpoints are uploaded beside training, one at a time; what Ray Train does is played by a session of one thread."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -11,9 +12,10 @@ from fsspec.implementations.local import LocalFileSystem
 from ray import train as ray_train
 from ray.train import CheckpointUploadMode
 
+from dvt.train.cost import ELAPSED
 from dvt.train.errors import CheckpointError
 from dvt.train.loop import BEST_METRIC
-from dvt.train.ray_report import RayReporter
+from dvt.train.ray_report import SENT_EVERY_S, RayReporter, Row, rows_of
 from dvt.train.storage import RunFolder
 
 PATIENCE_S = 10
@@ -50,7 +52,7 @@ class Session:
             if checkpoint is not None:
                 assert checkpoint_upload_fn is not None
                 name = Path(checkpoint_upload_fn(checkpoint, f"checkpoint_{metrics['step']}").path).name
-            self.listed.append((metrics["step"], name))
+            self.listed += [(row["step"], name) for row in rows_of(metrics)]
 
         self.modes.append(checkpoint_upload_mode)
         self.last_metrics = metrics
@@ -83,7 +85,7 @@ def test_training_goes_on_while_a_checkpoint_is_uploaded(session: Session, tmp_p
     reporter = RayReporter(RUN)
     reporter.report({BEST_METRIC: 0.5}, 1, checkpoint(tmp_path, 1))
     assert not (tmp_path / "checkpoint").exists()  # the loop may remove its folder and write the next one
-    reporter.report({"train/loss": 1.0}, 2, None)  # neither waits
+    reporter.report({ELAPSED: 1.0}, 2, None)  # neither waits
     assert session.listed == []
     assert session.modes == [CheckpointUploadMode.ASYNC] * 2
     session.storage_is_free.set()
@@ -92,14 +94,14 @@ def test_training_goes_on_while_a_checkpoint_is_uploaded(session: Session, tmp_p
     assert session.listed == [(1, "checkpoint_1"), (2, None)]
     assert (session.storage / "checkpoint_1").read_text() == "1"
     assert list((tmp_path / "temporary").iterdir()) == []
-    reporter.report({"train/loss": 1.0}, 3, None)  # nothing is on its way
+    reporter.report({ELAPSED: 9.0}, 3, None)  # nothing is on its way
     assert session.modes[-1] == CheckpointUploadMode.SYNC
 
 
 def test_the_next_checkpoint_waits_for_the_one_before(session: Session, tmp_path: Path) -> None:
     reporter = RayReporter(RUN)
     reporter.report({}, 1, checkpoint(tmp_path, 1))
-    assert session.last_metrics == {BEST_METRIC: -1.0, "step": 1}
+    assert session.last_metrics | {"time_ms": 0} == {BEST_METRIC: -1.0, "step": 1, "time_ms": 0}
     second = threading.Thread(target=reporter.report, args=({BEST_METRIC: 0.5}, 2, checkpoint(tmp_path, 2)))
     second.start()
     second.join(0.2)
@@ -110,7 +112,7 @@ def test_the_next_checkpoint_waits_for_the_one_before(session: Session, tmp_path
     reporter.join()
     session.handed[-1].result(PATIENCE_S)
     assert session.listed == [(1, "checkpoint_1"), (2, "checkpoint_2")]
-    assert session.last_metrics == {BEST_METRIC: 0.5, "step": 2}
+    assert rows_of(session.last_metrics)[0]["metrics"] == {BEST_METRIC: 0.5}
 
 
 def test_what_the_storage_refuses_is_told_before_the_next_and_at_the_end(session: Session, tmp_path: Path) -> None:
@@ -128,6 +130,40 @@ def test_what_the_storage_refuses_is_told_before_the_next_and_at_the_end(session
         assert str(told.value) == rule
     assert session.listed == []
     assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_rows_that_come_closer_than_they_are_taken_go_together(session: Session) -> None:
+    reporter = RayReporter(RUN)
+    begun_ms = time.time_ns() // 1_000_000
+    for step, elapsed_s in enumerate((9.0, 10.0, 11.0, 9.0 + SENT_EVERY_S, 12.0)):
+        reporter.report({ELAPSED: elapsed_s, "train/loss": float(step)}, step, None)
+        time.sleep(0.002)
+    assert session.listed == [(0, None), (1, None), (2, None), (3, None)]
+    assert len(session.handed) == 2
+    rows = rows_of(session.last_metrics)
+    assert [row["metrics"]["train/loss"] for row in rows] == [1.0, 2.0, 3.0]
+    told_ms = [row["time_ms"] for row in rows]
+    assert begun_ms <= told_ms[0] < told_ms[1] < told_ms[2]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_all_workers_send_the_same_rows_before_a_checkpoint(session: Session, tmp_path: Path, rank: int) -> None:
+    session.storage_is_free.set()
+    reporter = RayReporter(RUN)
+    for step in (1, 2):
+        reporter.report({ELAPSED: 1.0 + step}, step, None)
+    folder = checkpoint(tmp_path, 3) if rank == 0 else tmp_path / "checkpoint"
+    reporter.report({ELAPSED: 4.0, BEST_METRIC: 0.5}, 3, folder)
+    reporter.join()
+    session.handed[-1].result(PATIENCE_S)
+    assert session.listed == [(1, None), (2, None), (3, "checkpoint_3" if rank == 0 else None)]
+    assert len(session.handed) == 3
+
+
+def test_a_checkpoint_s_row_tells_no_accuracy_that_was_not_measured() -> None:
+    assert rows_of({BEST_METRIC: -1.0, "train/loss": 0.5, "step": 4, "time_ms": 5}) == [
+        Row(metrics={"train/loss": 0.5}, step=4, time_ms=5)
+    ]
 
 
 def test_without_a_checkpoint_there_is_nothing_to_wait_for(session: Session) -> None:

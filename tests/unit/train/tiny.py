@@ -115,10 +115,10 @@ class MemoryReporter:
         yield max(self.folder.glob("checkpoint_*"), default=None)
 
     def report(self, metrics: Mapping[str, float], step: int, checkpoint: Path | None) -> None:
-        if checkpoint is not None:
+        if has_checkpoint := checkpoint is not None and checkpoint.exists():
             self.folder.mkdir(exist_ok=True)
             shutil.copytree(checkpoint, self.folder / f"checkpoint_{step:06d}")
-        self.rows.append(Row(dict(metrics), step, checkpoint is not None))
+        self.rows.append(Row(dict(metrics), step, has_checkpoint))
 
     def keep(self, folder: Path) -> str:
         shutil.copytree(folder, self.folder / folder.name)
