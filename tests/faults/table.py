@@ -10,6 +10,21 @@ BOUNDS = {"train/loss": 0.05, "top1": 0.02}
 
 
 @dataclass(frozen=True)
+class Difference:
+    """How far a run's final metrics are from an undisturbed run's.
+
+    Attributes:
+        largest: Of any metric.
+        bound: Of that metric.
+        is_within: Whether each metric is within its bound.
+    """
+
+    largest: float
+    bound: float
+    is_within: bool
+
+
+@dataclass(frozen=True)
 class Measured:
     """A row.
 
@@ -17,8 +32,7 @@ class Measured:
         fault: Its name.
         recover_s: Longest time without a training step after it, in seconds.
         steps_lost: Steps taken again.
-        largest_difference: Of any final metric from the undisturbed run's.
-        is_within: Whether each is within its bound.
+        difference: From the undisturbed run's final metrics.
         remark: What was done.
         results: The final metrics.
     """
@@ -26,23 +40,37 @@ class Measured:
     fault: str
     recover_s: float
     steps_lost: int
-    largest_difference: float
-    is_within: bool
+    difference: Difference
     remark: str
     results: Mapping[str, float]
 
 
-def compared(results: Mapping[str, float], undisturbed: Mapping[str, float]) -> tuple[float, bool]:
-    """The largest difference of two runs' final metrics, and whether all are within `BOUNDS`."""
+def compared(
+    results: Mapping[str, float], undisturbed: Mapping[str, float], others: Sequence[Mapping[str, float]] = ()
+) -> Difference:
+    """Compare two runs' final metrics: each must be within `BOUNDS`, or within the spread over undisturbed runs.
+
+    Args:
+        results: Of the one.
+        undisturbed: Of the other.
+        others: Of undisturbed runs that differ in their seeds alone; without any, `BOUNDS` hold.
+    """
     assert results.keys() == undisturbed.keys(), f"{sorted(results)} instead of {sorted(undisturbed)}"
     differences = {name: abs(results[name] - undisturbed[name]) for name in results}
-    is_within = all(value <= bound_of(name) for name, value in differences.items())
-    return max(differences.values(), default=0.0), is_within
+    bounds = {name: _spread(name, [undisturbed, *others]) if others else bound_of(name) for name in results}
+    furthest = max(differences, key=lambda name: differences[name])
+    is_within = all(differences[name] <= bounds[name] for name in results)
+    return Difference(differences[furthest], bounds[furthest], is_within)
 
 
 def bound_of(name: str) -> float:
     """How far a metric may be from the undisturbed run's."""
     return next((bound for part, bound in BOUNDS.items() if part in name), 0.0)
+
+
+def _spread(name: str, runs: Sequence[Mapping[str, float]]) -> float:
+    values = [run[name] for run in runs]
+    return max(values) - min(values)
 
 
 def told(rows: Sequence[Measured]) -> str:
@@ -52,8 +80,9 @@ def told(rows: Sequence[Measured]) -> str:
         "|---|---|---|---|---|",
     ]
     for row in rows:
-        same = "equal" if row.largest_difference == 0 else f"within {row.largest_difference:.2g}"
-        metrics = same if row.is_within else f"differ by {row.largest_difference:.2g}"
+        found = row.difference
+        how = f"{'within' if found.is_within else 'differ by'} {found.largest:.2g} (bound {found.bound:.2g})"
+        metrics = "equal" if found.largest == 0 else how
         lines.append(f"| {row.fault} | {row.recover_s:.1f} | {row.steps_lost} | {metrics} | {row.remark} |")
     return "\n".join(lines)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.faults import FAULTS
-from tests.faults.table import Measured, compared, keep, told
+from tests.faults.table import Difference, Measured, compared, keep, told
 from tests.faults.training import Row, course
 
 
@@ -37,23 +37,29 @@ def test_a_run_that_takes_no_notice() -> None:
 )
 def test_final_metrics_against_their_bounds(loss: float, top1: float, difference: float, is_within: bool) -> None:
     found = compared({"train/loss": loss, "test/exit_1/top1": top1}, {"train/loss": 1.0, "test/exit_1/top1": 0.5})
-    assert found == (pytest.approx(difference), is_within)
+    assert (found.largest, found.is_within) == (pytest.approx(difference), is_within)
 
 
 def test_a_metric_without_a_bound_must_be_equal() -> None:
-    assert compared({"other": 1.0}, {"other": 1.0 + 1e-12})[1] is False
+    assert not compared({"other": 1.0}, {"other": 1.0 + 1e-12}).is_within
+
+
+@pytest.mark.parametrize(("loss", "is_within"), [(1.0, True), (1.29, True), (0.71, True), (1.31, False), (0.69, False)])
+def test_a_run_that_passes_over_steps_against_the_spread_of_seeds(loss: float, is_within: bool) -> None:
+    found = compared({"train/loss": loss}, {"train/loss": 1.0}, [{"train/loss": 1.2}, {"train/loss": 0.9}])
+    assert (found.bound, found.is_within) == (pytest.approx(0.3), is_within)
 
 
 def test_the_table(tmp_path: Path) -> None:
     measured = [
-        Measured("worker-killed", 12.34, 3, 0.0, True, "started again", {"train/loss": 1.0}),
-        Measured("link-cut", 30.0, 0, 0.01234, True, "cut", {"train/loss": 1.01234}),
-        Measured("s3-slow", 1.0, 0, 0.5, False, "slow", {"train/loss": 1.5}),
+        Measured("worker-killed", 12.34, 3, Difference(0.0, 0.05, True), "started again", {"train/loss": 1.0}),
+        Measured("link-cut", 30.0, 0, Difference(0.01234, 0.05, True), "cut", {"train/loss": 1.01234}),
+        Measured("s3-slow", 1.0, 0, Difference(0.5, 0.05, False), "slow", {"train/loss": 1.5}),
     ]
     assert told(measured).splitlines()[2:] == [
         "| worker-killed | 12.3 | 3 | equal | started again |",
-        "| link-cut | 30.0 | 0 | within 0.012 | cut |",
-        "| s3-slow | 1.0 | 0 | differ by 0.5 | slow |",
+        "| link-cut | 30.0 | 0 | within 0.012 (bound 0.05) | cut |",
+        "| s3-slow | 1.0 | 0 | differ by 0.5 (bound 0.05) | slow |",
     ]
     keep(measured, {5: {"train/loss": 1.0}}, tmp_path / "faults.json")
     kept = json.loads((tmp_path / "faults.json").read_text())
