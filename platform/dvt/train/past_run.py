@@ -21,6 +21,7 @@ CHECKPOINTS = "checkpoints"
 # What Ray Train is told of a checkpoint that no accuracy was measured of: below any, and finite, as Ray Train 2.60
 # writes null for what is not, and then cannot go on.
 UNMEASURED = -1.0
+ROWS = "rows"  # of a report, beside what was measured with the checkpoint that it is of
 SNAPSHOT = "checkpoint_manager_snapshot.json"  # as Ray Train 2.60 writes it
 SAVED_SNAPSHOT = "checkpoints.json"  # in the run's folder, Ray Train's list as it was last whole
 
@@ -147,7 +148,7 @@ def metrics_of(report: Mapping[str, Any]) -> dict[str, float]:
     return {
         name: float(value)
         for name, value in report.items()
-        if name not in ("step", "time_ms") and (name, value) != (BEST_METRIC, UNMEASURED)
+        if name not in ("step", "time_ms", ROWS) and (name, value) != (BEST_METRIC, UNMEASURED)
     }
 
 

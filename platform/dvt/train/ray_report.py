@@ -25,12 +25,11 @@ from dvt.train.cost import ELAPSED
 from dvt.train.errors import CheckpointError
 from dvt.train.failures import not_kept
 from dvt.train.loop import BEST_METRIC
-from dvt.train.past_run import UNMEASURED, metrics_of
+from dvt.train.past_run import ROWS, UNMEASURED, metrics_of
 from dvt.train.scratch import scratch_folder
 from dvt.train.storage import RunFolder
 
 SENT_EVERY_S = 2.5  # a little longer than Ray Train takes
-_ROWS = "rows"
 
 
 class Row(TypedDict):
@@ -83,22 +82,21 @@ class RayReporter:
                 # Reports keep their order, so behind a checkpoint they wait for its upload: not here. Else they do wait
                 # here for the one before to be taken, so that they never pile up.
                 is_behind = self._upload is not None and not self._upload.ended.is_set()
-                self._send(CheckpointUploadMode.ASYNC if is_behind else CheckpointUploadMode.SYNC)
+                mode = CheckpointUploadMode.ASYNC if is_behind else CheckpointUploadMode.SYNC
+                ray_train.report({ROWS: self._taken()}, checkpoint_upload_mode=mode)
             return
         self.join()
-        if self._held:
-            self._send(CheckpointUploadMode.ASYNC)
         # Of a checkpoint within an epoch no accuracy is measured. Without a score Ray Train 2.60 logs an error; with
         # this one it keeps it as the last one, and never in place of the best.
-        row = {BEST_METRIC: UNMEASURED, **metrics, "step": step, "time_ms": time_ms}
+        told = {BEST_METRIC: UNMEASURED, **metrics, "step": step, "time_ms": time_ms, ROWS: self._taken()}
         if not checkpoint.exists():
-            ray_train.report(row, checkpoint_upload_mode=CheckpointUploadMode.ASYNC)
+            ray_train.report(told, checkpoint_upload_mode=CheckpointUploadMode.ASYNC)
             return
         upload = self._upload = _Upload()
         mine = upload.scratch.enter_context(scratch_folder()) / checkpoint.name
         shutil.move(checkpoint, mine)  # what stays there is removed when this returns
         ray_train.report(
-            row,
+            told,
             checkpoint=ray_train.Checkpoint.from_directory(mine),
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
             checkpoint_upload_fn=lambda local, name: _keep(local, name, upload),
@@ -120,17 +118,18 @@ class RayReporter:
             if self._upload.failure is not None:
                 raise self._upload.failure
 
-    def _send(self, mode: CheckpointUploadMode) -> None:
-        ray_train.report({_ROWS: self._held}, checkpoint_upload_mode=mode)
-        self._held = []
+    def _taken(self) -> list[Row]:
+        """The rows that were held, which are no longer."""
+        rows, self._held = self._held, []
+        return rows
 
 
 def rows_of(report: Mapping[str, Any]) -> list[Row]:
     """The rows of one of a worker's reports, by time."""
-    if _ROWS in report:
-        rows: list[Row] = report[_ROWS]
-        return rows
-    return [Row(metrics=metrics_of(report), step=report["step"], time_ms=report["time_ms"])]
+    rows: list[Row] = list(report[ROWS])
+    if "step" in report:  # it came with a checkpoint
+        rows.append(Row(metrics=metrics_of(report), step=report["step"], time_ms=report["time_ms"]))
+    return rows
 
 
 def _keep(local: ray_train.Checkpoint, name: str, upload: _Upload) -> ray_train.Checkpoint:

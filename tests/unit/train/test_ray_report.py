@@ -101,7 +101,7 @@ def test_training_goes_on_while_a_checkpoint_is_uploaded(session: Session, tmp_p
 def test_the_next_checkpoint_waits_for_the_one_before(session: Session, tmp_path: Path) -> None:
     reporter = RayReporter(RUN)
     reporter.report({}, 1, checkpoint(tmp_path, 1))
-    assert session.last_metrics | {"time_ms": 0} == {BEST_METRIC: -1.0, "step": 1, "time_ms": 0}
+    assert session.last_metrics[BEST_METRIC] == -1.0
     second = threading.Thread(target=reporter.report, args=({BEST_METRIC: 0.5}, 2, checkpoint(tmp_path, 2)))
     second.start()
     second.join(0.2)
@@ -156,12 +156,13 @@ def test_all_workers_send_the_same_rows_before_a_checkpoint(session: Session, tm
     reporter.report({ELAPSED: 4.0, BEST_METRIC: 0.5}, 3, folder)
     reporter.join()
     session.handed[-1].result(PATIENCE_S)
-    assert session.listed == [(1, None), (2, None), (3, "checkpoint_3" if rank == 0 else None)]
-    assert len(session.handed) == 3
+    with_it = "checkpoint_3" if rank == 0 else None
+    assert session.listed == [(1, None), (2, with_it), (3, with_it)]
+    assert len(session.handed) == 2
 
 
 def test_a_checkpoint_s_row_tells_no_accuracy_that_was_not_measured() -> None:
-    assert rows_of({BEST_METRIC: -1.0, "train/loss": 0.5, "step": 4, "time_ms": 5}) == [
+    assert rows_of({BEST_METRIC: -1.0, "train/loss": 0.5, "step": 4, "time_ms": 5, "rows": []}) == [
         Row(metrics={"train/loss": 0.5}, step=4, time_ms=5)
     ]
 
