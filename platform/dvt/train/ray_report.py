@@ -1,7 +1,8 @@
 """How training workers report to Ray Train: metrics in order, and checkpoints that are uploaded while training goes on.
 
-Ray Train 2.60 takes one report every two seconds, and holds up whoever reports more often. So rows that come closer are
-sent together, each with the time that it was measured at.
+Ray Train 2.60 takes one report whenever it looks after the workers, every two seconds (RAY_TRAIN_HEALTH_CHECK_INTERVAL_S),
+and holds up whoever reports more often. So rows that come closer are sent together, each with the time that it was
+measured at.
 
 A checkpoint lies whole on the worker's disk before it is reported. A thread copies it to the run's storage; Ray Train
 lists it once it is there, so a run never goes on from a part of one. No more than one is on its way: training waits for
@@ -9,6 +10,7 @@ it before it hands over the next, and before it ends in whichever way. A worker 
 last checkpoint that had arrived.
 """
 
+import os
 import shutil
 import threading
 import time
@@ -20,6 +22,7 @@ from typing import Any, TypedDict
 
 from ray import train as ray_train
 from ray.train import CheckpointUploadMode
+from ray.train.v2._internal.constants import DEFAULT_HEALTH_CHECK_INTERVAL_S, HEALTH_CHECK_INTERVAL_S_ENV_VAR
 
 from dvt.train.cost import ELAPSED
 from dvt.train.errors import CheckpointError
@@ -29,7 +32,8 @@ from dvt.train.past_run import ROWS, UNMEASURED, metrics_of
 from dvt.train.scratch import scratch_folder
 from dvt.train.storage import RunFolder
 
-SENT_EVERY_S = 2.5  # a little longer than Ray Train takes
+# A little longer than from one look of Ray Train's to the next.
+SENT_EVERY_S = 1.25 * float(os.environ.get(HEALTH_CHECK_INTERVAL_S_ENV_VAR, DEFAULT_HEALTH_CHECK_INTERVAL_S))
 
 
 class Row(TypedDict):
