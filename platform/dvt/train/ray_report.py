@@ -1,8 +1,7 @@
 """How training workers report to Ray Train: metrics in order, and checkpoints that are uploaded while training goes on.
 
-Ray Train 2.60 takes one report whenever it looks after the workers, every two seconds (RAY_TRAIN_HEALTH_CHECK_INTERVAL_S),
-and holds up whoever reports more often. So rows that come closer are sent together, each with the time that it was
-measured at.
+Ray Train 2.60 takes one report each time that it looks after the workers, every two seconds, and holds up whoever
+reports more often. So rows that come closer are sent together, each with the time that it was measured at.
 
 A checkpoint lies whole on the worker's disk before it is reported. A thread copies it to the run's storage; Ray Train
 lists it once it is there, so a run never goes on from a part of one. No more than one is on its way: training waits for
