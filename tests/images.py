@@ -5,6 +5,7 @@ the same release that debootstrap makes, with Debian's Python, stands in for it,
 ten minutes, and 40 GB in the temporary folder.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -14,10 +15,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import yaml
 
 from tests.infra.shell import ROOT, dockerfile
@@ -55,6 +57,18 @@ class Buildah:
             self("rm", container)
 
 
+@contextlib.contextmanager
+def storage() -> Iterator[Buildah]:
+    """A place for images that is gone with the context, and what is mounted there."""
+    with tempfile.TemporaryDirectory(prefix="dvt-images-") as name:
+        try:
+            yield Buildah(Path(name))
+        finally:
+            mounted = [each.mountpoint for each in psutil.disk_partitions(all=True) if each.mountpoint.startswith(name)]
+            for place in sorted(mounted, reverse=True):  # what is within another goes first
+                subprocess.run(["umount", "--lazy", place], check=False)
+
+
 def provide_base(buildah: Buildah, image: str) -> str:
     """Have the image that the others begin with; tells what it is."""
     try:
@@ -76,10 +90,13 @@ def pip_of_this_machine(folder: Path) -> list[str]:
     told = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
     settings = dict(re.findall(r"(?m)^.*?\.([\w-]+)='(.*)'$", told.stdout))
     (folder / "pip.conf").write_text("\n".join(["[global]", *(f"{key} = {value}" for key, value in settings.items())]))
-    named = {word.removeprefix("file://") for value in settings.values() for word in value.split()}
-    mounts = {path: path for path in named if path.startswith("/") and Path(path).exists()}
-    mounts["/etc/pip.conf"] = str(folder / "pip.conf")
-    return [word for place, path in mounts.items() for word in ("--volume", f"{path}:{place}:ro")]
+    words = [word for value in settings.values() for word in value.split()]
+    named = {word for word in words if word.startswith("/")}
+    named |= {
+        str(Path(word.removeprefix("file://")).parent) for word in words if word.startswith("file:///")
+    }  # an index
+    mounts = {path: path for path in sorted(named) if Path(path).exists()} | {str(folder / "pip.conf"): "/etc/pip.conf"}
+    return [word for path, place in mounts.items() for word in ("--volume", f"{path}:{place}:ro")]
 
 
 def build(buildah: Buildah, file: Path, options: list[str]) -> list[str]:
@@ -137,8 +154,7 @@ def main() -> None:
     """Build and try all."""
     trials: tuple[Callable[[Buildah, str], None], ...] = (try_node, try_mlflow)
     (base,) = {words.split()[0] for file in FILES for kind, words in dockerfile(file) if "AS build" in words}
-    with tempfile.TemporaryDirectory(prefix="dvt-images-", ignore_cleanup_errors=True) as name:
-        buildah = Buildah(Path(name))
+    with storage() as buildah:
         print(provide_base(buildah, base), flush=True)
         options = pip_of_this_machine(buildah.folder)
         for file, try_it in zip(FILES, trials, strict=True):
