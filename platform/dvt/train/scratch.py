@@ -20,9 +20,11 @@ def scratch_folder() -> Iterator[Path]:
     """A new folder in the temporary folder, removed with the context, or by another process if this one is killed."""
     _remove_abandoned(Path(tempfile.gettempdir()))
     with contextlib.ExitStack() as held:
-        folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
-        while not held.enter_context(_locked(folder)):  # another process took it for abandoned, and removed it
+        folder = None
+        while folder is None or not folder.exists():  # another process took it for abandoned, and removed it
             folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+            with contextlib.suppress(FileNotFoundError):
+                held.enter_context(_locked(folder))
         try:
             yield folder
         finally:
@@ -30,26 +32,22 @@ def scratch_folder() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """Hold a folder while the context lasts; whether it is there and no other process holds it."""
+def _locked(folder: Path, more_flags: int = 0) -> Iterator[bool]:
+    """Hold a folder while the context lasts; whether it is held: on some file systems nothing can be locked."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        yield False
-        return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        is_held = True
-    except BlockingIOError:
-        is_held = False
-    try:
-        yield is_held and folder.exists()
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | more_flags)
+        except OSError:
+            yield False
+        else:
+            yield True
     finally:
         os.close(handle)
 
 
 def _remove_abandoned(parent: Path) -> None:
     for folder in parent.glob(f"{_PREFIX}*"):
-        with _locked(folder) as is_mine:
+        with contextlib.suppress(OSError), _locked(folder, fcntl.LOCK_NB) as is_mine:
             if is_mine:
                 shutil.rmtree(folder, ignore_errors=True)

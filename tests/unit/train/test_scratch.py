@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -76,6 +78,18 @@ def test_what_a_link_leads_to_stays(temporary: Path, tmp_path_factory: pytest.Te
     with scratch_folder():
         pass
     assert kept.exists()
+
+
+def test_where_nothing_can_be_locked_nothing_is_taken_for_abandoned(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(handle: int, flags: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with scratch_folder() as one, scratch_folder() as other:
+        assert sorted(temporary.iterdir()) == sorted([one, other])
+    assert not list(temporary.iterdir())
 
 
 def test_another_s_removal_between_making_and_locking(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
