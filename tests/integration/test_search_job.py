@@ -167,7 +167,7 @@ def test_a_search_with_shared_weights_goes_on_where_it_was_killed(cluster: RayCl
     Then trials of two workers each on three cores: one at a time, whatever is asked for.
     """
     words = tiny(
-        *("--search.mode", "supernet", "--search.supernet.num-measured", "20", "--search.supernet.epochs", "3"),
+        *("--search.mode", "supernet", "--search.supernet.num-measured", "20", "--search.supernet.epochs", "20"),
         *("--search.supernet.num-images", "64", "--search.supernet.finetune-epochs", "1"),
         *("--max-parallel", "4"),
         trials=2,
@@ -175,7 +175,7 @@ def test_a_search_with_shared_weights_goes_on_where_it_was_killed(cluster: RayCl
     )
     folder = search_folder(tmp_path)
     with driving(words, cwd=tmp_path, env=cluster.env, python=cluster.python, job=JOB) as driver:
-        driver.wait_for("shared weights: epoch 1/3")
+        driver.wait_for("shared weights: epoch 1/20")
         driver.process.send_signal(signal.SIGTERM)
         assert driver.finish() == 75, driver.text
         assert "dvt: ended by SIGTERM, resumable" in driver.text
@@ -183,8 +183,8 @@ def test_a_search_with_shared_weights_goes_on_where_it_was_killed(cluster: RayCl
         driver.wait_for("10 of 20 cascades measured")
         driver.process.send_signal(signal.SIGKILL)
         driver.finish()
-        assert "shared weights: epoch 3/3" in driver.text
-        assert "shared weights: epoch 1/3" not in driver.text
+        assert "shared weights: epoch 20/20" in driver.text
+        assert "shared weights: epoch 1/20" not in driver.text
     known = {path.name: path.read_text() for path in (folder / "inherited").iterdir()}
     assert len(known) >= 10
     with driving(words, cwd=tmp_path, env=cluster.env, python=cluster.python, job=JOB) as driver:
