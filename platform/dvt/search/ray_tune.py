@@ -6,7 +6,6 @@ a search that was interrupted in any way goes on from the study and the trials' 
 
 import logging
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -33,6 +32,7 @@ from dvt.train.errors import TrainingError
 from dvt.train.failures import FATAL
 from dvt.train.loop import train_cascade
 from dvt.train.ray_train import local_copy, train_on_cluster
+from dvt.train.scratch import scratch_folder
 from dvt.train.storage import RunFolder
 
 _FAILED = "failed"
@@ -79,7 +79,7 @@ def search_on_cluster(
     parallel = min(room, space.search.max_parallel or space.search.num_trials)
     searcher = _StudySearcher(study, observer, total_epochs)
     trainable = partial(_run_trial, folder=replace(folder, lock=None), space=space, shared=shared)
-    with tempfile.TemporaryDirectory(prefix="dvt-tune-") as scratch:
+    with scratch_folder() as scratch:
         tune.Tuner(
             tune.with_resources(trainable, tune.PlacementGroupFactory([trial_resources(cluster)])),
             tune_config=tune.TuneConfig(
@@ -91,7 +91,7 @@ def search_on_cluster(
             ),
             run_config=tune.RunConfig(
                 name=folder.name,
-                storage_path=scratch,  # Tune's own records; ours outlive them
+                storage_path=str(scratch),  # Tune's own records; ours outlive them
                 failure_config=tune.FailureConfig(max_failures=cluster.max_failures),
                 stop=_Stopper(searcher),
                 verbose=0,

@@ -1,4 +1,4 @@
-"""Folders for what is as large as a checkpoint and lies on a node's disk for a while.
+"""Folders for what lies on a node's disk only while a process needs it, as checkpoints on their way do.
 
 A process that is killed cannot remove what it was writing, and a worker of a long run may be killed many times on one
 node. So each of these folders is locked by its process, and whoever makes one first removes those that nobody holds.
