@@ -3,11 +3,11 @@
 #   infra/tls/certificates.sh FOLDER NODE=ADDRESS[,ADDRESS]...
 # such as `certificates.sh certificates head=10.0.0.5 worker-1=10.0.0.6`. FOLDER/ca.key signs and stays here; each node gets
 # FOLDER/NODE with ca.crt, tls.crt and tls.key. Run again for more nodes; what is there stays as it is, so remove a node's
-# folder to renew its certificate. DAYS tells how long they hold.
+# folder to renew its certificate. DAYS tells how long nodes' certificates hold, AUTHORITY_DAYS how long the authority's.
 set -euo pipefail
 umask 077
 
-days=${DAYS:-365}
+days=${DAYS:-365} authority_days=${AUTHORITY_DAYS:-3650}
 if [ $# -lt 2 ]; then
   echo "usage: $0 FOLDER NODE=ADDRESS[,ADDRESS]..." >&2
   exit 2
@@ -52,8 +52,12 @@ done
 mkdir -p "$folder"
 if [ ! -e "$folder/ca.crt" ]; then
   new_key "$folder/ca.key"
-  openssl req -x509 -new -key "$folder/ca.key" -out "$folder/ca.crt" -days "$days" -subj "/CN=dvt-ray-ca" \
+  openssl req -x509 -new -key "$folder/ca.key" -out "$folder/ca.crt" -days "$authority_days" -subj "/CN=dvt-ray-ca" \
     -addext "keyUsage=critical,keyCertSign,cRLSign"
+fi
+if ! openssl x509 -in "$folder/ca.crt" -noout -checkend $((days * 86400)) > /dev/null; then
+  echo "$0: the authority of $folder must hold longer than $days days; set DAYS, or make a new one in another folder" >&2
+  exit 1
 fi
 
 for node in "$@"; do

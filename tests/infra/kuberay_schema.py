@@ -70,6 +70,7 @@ CONTAINER = fields(
 POD = fields(
     ("containers",),
     containers=many(CONTAINER),
+    serviceAccountName=NAME,
     automountServiceAccountToken=YES,
     terminationGracePeriodSeconds=WHOLE,
     restartPolicy=one_of("Always", "OnFailure", "Never"),
@@ -151,10 +152,15 @@ def kind(api: str, name: str, spec: Schema) -> Schema:
     )
 
 
+def plain(name: str) -> Schema:
+    return fields(
+        ("apiVersion", "kind", "metadata"), apiVersion={"const": "v1"}, kind={"const": name}, metadata=METADATA
+    )
+
+
 SCHEMAS: dict[str, Schema] = {
-    "Namespace": fields(
-        ("apiVersion", "kind", "metadata"), apiVersion={"const": "v1"}, kind={"const": "Namespace"}, metadata=METADATA
-    ),
+    "Namespace": plain("Namespace"),
+    "ServiceAccount": plain("ServiceAccount"),
     "NetworkPolicy": kind("networking.k8s.io/v1", "NetworkPolicy", NETWORK_SPEC),
     "RayCluster": kind("ray.io/v1", "RayCluster", RAY_CLUSTER_SPEC),
     "RayJob": kind("ray.io/v1", "RayJob", RAY_JOB_SPEC),

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import stat
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +15,7 @@ import yaml
 from botocore.validate import ParamValidator
 from ray.autoscaler._private.aws.config import _configure_from_network_interfaces, _configure_key_pair
 from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
+from ray.autoscaler._private.command_runner import _with_interactive
 from ray.autoscaler._private.util import hash_runtime_conf, prepare_config, validate_config, with_head_node_ip
 from ray.scripts.scripts import cli
 
@@ -100,8 +102,11 @@ def test_nodes_are_reached_on_private_addresses_alone(cluster: dict[str, Any]) -
 def test_files_that_nodes_get_are_there(
     cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(ROOT)
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for path in ROOT.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "job.env").touch()
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text("made by ray get-auth-token")
     _, contents = hash_runtime_conf(cluster["file_mounts"], cluster["cluster_synced_files"], "", True)
@@ -119,23 +124,33 @@ def ray_arguments(line: str) -> list[str]:
 
 @pytest.mark.parametrize("who", ["head", "worker"])
 def test_commands_that_start_ray_run(cluster: dict[str, Any], who: str, tmp_path: Path) -> None:
-    stub(tmp_path / "bin", "ray")
-    (tmp_path / "dvt" / "venv").mkdir(parents=True)
-    (tmp_path / "dvt" / "venv" / "bin").symlink_to(tmp_path / "bin")
-    commands = cluster[f"{who}_start_ray_commands"]
+    """As `ray up` runs them; what Ray inherits, its jobs do."""
+    programs = tmp_path / "dvt" / "venv" / "bin"
+    ray = stub(programs, "ray")
+    ray.write_text(ray.read_text().replace("exit 0", 'env > "$HOME/env"; command -v python'))
+    stub(programs, "python")
+    (tmp_path / "dvt" / "start.sh").write_bytes((FOLDER / "start.sh").read_bytes())
+    (tmp_path / "dvt" / "job.env").write_text("MLFLOW_TRACKING_URI=https://mlflow.example\n")
+    (command,) = cluster[f"{who}_start_ray_commands"]
     if who == "worker":
-        commands = with_head_node_ip(commands, "10.0.0.5")
-    for command in commands:
-        done = run(command.replace("ulimit -n 65536;", "ulimit -n $(ulimit -n);"), tmp_path)
-        assert done.returncode == 0, done.stderr
-        assert command.count("RAY_AUTH_MODE=token") == command.count("ray start")
+        (command,) = with_head_node_ip([command], "10.0.0.5")
+    *_, wrapped = _with_interactive(command)
+    (as_ray_runs_it,) = shlex.split(wrapped)
+    done = run(as_ray_runs_it.replace("source ~/.bashrc;", ""), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert str(programs / "python") in done.stdout
     stop, start = (ray_arguments(line) for line in calls(tmp_path))
     assert stop[0] == "stop"
     told = set(start[1:])
     if who == "head":
-        assert {"head=True", "port=6379", "dashboard_host=127.0.0.1"} <= told
+        listens = {"head=True", "port=6379", "dashboard_host=127.0.0.1"}
+        assert listens | {f"autoscaling_config={tmp_path}/ray_bootstrap_config.yaml"} <= told
     else:
         assert "address=10.0.0.5:6379" in told
+    inherited = dict(line.split("=", 1) for line in (tmp_path / "env").read_text().splitlines() if "=" in line)
+    assert inherited["RAY_AUTH_MODE"] == "token"
+    assert inherited["MLFLOW_TRACKING_URI"] == "https://mlflow.example"
+    assert not {"OMP_NUM_THREADS", "PYTHONWARNINGS"} & set(inherited)
 
 
 def test_a_node_is_set_up_once(cluster: dict[str, Any], tmp_path: Path) -> None:
@@ -145,7 +160,9 @@ def test_a_node_is_set_up_once(cluster: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / ".ray" / "auth_token").write_text("secret")
     (tmp_path / "dvt").mkdir()
     for remote, local in cluster["file_mounts"].items():
-        if not local.startswith("~"):
+        if local == "job.env":
+            (tmp_path / "dvt" / local).write_text("MLFLOW_TRACKING_PASSWORD=secret")
+        elif not local.startswith("~"):
             (tmp_path / remote.removeprefix("~/")).write_bytes((ROOT / local).read_bytes())
     stub(tmp_path / "new", "python")
     python3 = tmp_path / "bin" / "python3"
@@ -159,6 +176,8 @@ def test_a_node_is_set_up_once(cluster: dict[str, Any], tmp_path: Path) -> None:
             done = run(command, tmp_path)
             assert done.returncode == 0, done.stderr
     assert "has these versions already" in done.stdout
+    for name in (".ray/auth_token", "dvt/job.env"):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
     (call,) = calls(tmp_path)
     assert call.startswith("python -m pip install ")
     assert "torch>=" in (tmp_path / "dvt" / "requirements.txt").read_text()

@@ -84,7 +84,7 @@ def test_every_cluster_asks_for_the_token_and_scales_its_pools() -> None:
 
 def test_no_pod_has_rights_it_does_not_need() -> None:
     """What the namespace's label asks of a pod, so that none is refused there."""
-    (namespace,) = documents(FOLDER / "namespace.yaml")
+    namespace, account = documents(FOLDER / "namespace.yaml")
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     contexts = [spec["autoscalerOptions"]["securityContext"] for spec in cluster_specs()]
     for template in templates():
@@ -94,6 +94,8 @@ def test_no_pod_has_rights_it_does_not_need() -> None:
         contexts += [container["securityContext"] for container in pod["containers"]]
         is_head = pod["containers"][0]["name"] == "ray-head"  # its autoscaler asks Kubernetes for pods
         assert pod.get("automountServiceAccountToken", True) is is_head
+        is_ray = pod["containers"][0]["name"] != "ray-job-submitter"
+        assert pod.get("serviceAccountName") == (account["metadata"]["name"] if is_ray else None)
     for context in contexts:
         assert context["allowPrivilegeEscalation"] is False
         assert context["capabilities"]["drop"] == ["ALL"]
@@ -123,7 +125,9 @@ def test_nothing_is_reachable_but_by_those_that_are_named() -> None:
             # Another namespace reaches some ports only.
             assert "ports" in rule or all("namespaceSelector" not in peer for peer in rule["from"])
         for rule in policy.get("egress", []):
-            assert all("169.254.0.0/16" in peer["ipBlock"]["except"] for peer in rule["to"] if "ipBlock" in peer)
+            blocks = [peer["ipBlock"] for peer in rule["to"] if "ipBlock" in peer]
+            is_for_names = {port["port"] for port in rule.get("ports", ())} == {53}
+            assert is_for_names or all("169.254.0.0/16" in block["except"] for block in blocks)
     chosen = policies["ray-nodes"]["podSelector"]["matchLabels"]
     for template in templates():
         assert chosen.items() <= template["metadata"]["labels"].items()

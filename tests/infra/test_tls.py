@@ -62,6 +62,20 @@ def test_a_wrong_node_is_told_and_nothing_is_made(tmp_path: Path, node: str) -> 
     assert not (tmp_path / "new").exists()
 
 
+def test_the_authority_outlasts_the_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, "head=10.0.0.5")
+    authority = certificate(tmp_path / "ca.crt").not_valid_after_utc
+    assert (authority - certificate(tmp_path / "head" / "tls.crt").not_valid_after_utc).days >= 8 * 365
+    monkeypatch.setenv("DAYS", "3650")
+    done = make(tmp_path, "worker=10.0.0.6")
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"{SCRIPT}: the authority of {tmp_path} must hold longer than 3650 days; set DAYS, or make a new one in "
+        "another folder\n"
+    )
+    assert not (tmp_path / "worker").exists()
+
+
 def test_the_readmes_command_makes_its_nodes(tmp_path: Path) -> None:
     needed_program("openssl", "openssl")
     (block,) = code_blocks(ROOT / "infra" / "tls" / "README.md")
