@@ -10,7 +10,8 @@ from dvt.data import open_data
 from dvt.exits import Confidence
 from dvt.train.checkpoint import load_model
 from dvt.train.examples import Examples, look_at_examples
-from dvt.train.ray_train import local_copy, on_cluster
+from dvt.train.ray_checkpoint import local_copy
+from dvt.train.ray_train import on_cluster
 
 
 def examples_on_cluster(recipe: Recipe, checkpoint: Checkpoint, confidence: Confidence) -> Examples:

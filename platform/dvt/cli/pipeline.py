@@ -44,10 +44,11 @@ from dvt.tracking.example_files import write_examples
 from dvt.tracking.front_files import write_front_files
 from dvt.train.examples import Examples
 from dvt.train.past_run import kept_checkpoints
+from dvt.train.ray_checkpoint import local_copy
 from dvt.train.ray_metrics import ExportedSinkFactory
+from dvt.train.ray_report import tell_last_rows
 from dvt.train.ray_train import (
     DataSummary,
-    local_copy,
     predict_on_cluster,
     score_on_cluster,
     summarize_data,
@@ -133,7 +134,9 @@ def _recorded(
 
 def _train(run: _Run) -> Checkpoint:
     """Train, showing how it goes."""
-    make_sink = ExportedSinkFactory(MlflowSinkFactory.of(run.record), run.folder.name)
+    make_lasting = MlflowSinkFactory.of(run.record)
+    tell_last_rows(run.folder, make_lasting)
+    make_sink = ExportedSinkFactory(make_lasting, run.folder.name)
     epochs = run.recipe.optimizer.total_epochs
     with all_handed_on(run.record), shown(run.console, run.folder.name, epochs, make_sink) as make_shown:
         best = train_on_cluster(run.recipe, run.folder, make_shown, ends_by_sigterm=True)

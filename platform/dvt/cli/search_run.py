@@ -44,10 +44,11 @@ from dvt.tracking import (
 )
 from dvt.tracking.search_files import chosen_trials
 from dvt.train.errors import TrainingError
+from dvt.train.ray_checkpoint import kept_checkpoint
 from dvt.train.ray_metrics import ExportedSinkFactory
+from dvt.train.ray_report import tell_last_rows
 from dvt.train.ray_train import (
     DataSummary,
-    kept_checkpoint,
     predict_on_cluster,
     score_on_cluster,
     summarize_data,
@@ -122,8 +123,10 @@ def _share(
     """Train shared weights and measure cascades with them; returns the weights, and the cascades to train on."""
     epochs = shared_recipe(space).optimizer.total_epochs
     title = f"{folder.name}: shared weights"
-    make_lasting = ExportedSinkFactory(MlflowSinkFactory.of(record.parent), f"{folder.name}-{SHARED}")
-    with all_handed_on(record.parent), shown(console, title, epochs, make_lasting) as make_sink:
+    make_lasting = MlflowSinkFactory.of(record.parent)
+    tell_last_rows(folder.child(SHARED), make_lasting)
+    make_exported = ExportedSinkFactory(make_lasting, f"{folder.name}-{SHARED}")
+    with all_handed_on(record.parent), shown(console, title, epochs, make_exported) as make_sink:
         shared = train_shared(space, folder, make_sink)
     measuring = measuring_space(space)
     study = open_study(measuring, folder, INHERITED)

@@ -15,7 +15,8 @@ from dvt.search.elastic import ElasticCascade
 from dvt.search.finetune import shared_recipe
 from dvt.search.inherited import INHERITED, FirstImages, inherited_front, keep_inherited, read_inherited
 from dvt.search.objective import EpochFront
-from dvt.search.ray_tune import load_shared, room_for
+from dvt.search.ray_trial import load_shared
+from dvt.search.ray_tune import room_for
 from dvt.search.space import Space
 from dvt.search.study import CandidateStudy
 from dvt.search.supernet import SHARED, train_supernet

@@ -16,26 +16,18 @@ import ray
 from ray import train as ray_train
 from ray import tune
 from ray.tune.execution import class_cache
-from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
-from dvt.config import ClusterConfig, Recipe, recipe_from_dict, to_dict
-from dvt.search.elastic import ElasticCascade
-from dvt.search.inherited import start_inherited
+from dvt.config import ClusterConfig, to_dict
 from dvt.search.ray_scheduler import EPOCH, METRIC, make_scheduler
+from dvt.search.ray_trial import ENDS_SEARCH, FAILED, run_trial
 from dvt.search.space import Space
 from dvt.search.study import Candidate, CandidateStudy
-from dvt.search.supernet import load_supernet
-from dvt.search.trial import FrontKeeper, exit_costs, metrics_of, read_epochs, tell_logs, train_alone, trial_folder
-from dvt.train.errors import TrainingError
-from dvt.train.failures import FATAL
-from dvt.train.loop import train_cascade
-from dvt.train.ray_train import local_copy, train_on_cluster
+from dvt.train.errors import CheckpointError, TrainingError
 from dvt.train.scratch import scratch_folder
 from dvt.train.storage import RunFolder
 
-_FAILED = "failed"
 # A trial of several workers only waits for them: it must take no core from them, and Tune 2.60 refuses to reserve none.
 _NEXT_TO_NOTHING = {"memory": 1.0}
 
@@ -70,6 +62,8 @@ def search_on_cluster(
         shared: Weights that candidates start from, each from what its cascade inherits; None starts each from its own.
 
     Raises:
+        CheckpointError: If a trial meets what any other would: images that cannot be used, a full disk, a storage that
+            does not answer. Trials that were under way go on with the next call.
         TrainingError: If not a single trial has room on the cluster.
     """
     _be_quiet()
@@ -78,7 +72,7 @@ def search_on_cluster(
     room = room_for(cluster, reading=int(space.base.data.engine == "ray"))
     parallel = min(room, space.search.max_parallel or space.search.num_trials)
     searcher = _StudySearcher(study, observer, total_epochs)
-    trainable = partial(_run_trial, folder=replace(folder, lock=None), space=space, shared=shared)
+    trainable = partial(run_trial, folder=replace(folder, lock=None), space=space, shared=shared)
     with scratch_folder() as scratch:
         tune.Tuner(
             tune.with_resources(trainable, tune.PlacementGroupFactory([trial_resources(cluster)])),
@@ -121,16 +115,6 @@ def room_for(cluster: ClusterConfig, reading: int = 0) -> int:
             f"for {workers}; add nodes or lower base.cluster.num_workers"
         )
     return workers // cluster.most_workers
-
-
-def load_shared(space: Space, shared: ray_train.Checkpoint) -> ElasticCascade:
-    """The weights that a space's cascades share, from wherever they are kept.
-
-    Raises:
-        CheckpointError: If they cannot be read, or are of other cascades.
-    """
-    with local_copy(shared) as kept:
-        return load_supernet(kept, space, space.search.supernet)
 
 
 def trial_resources(cluster: ClusterConfig) -> dict[str, float]:
@@ -187,14 +171,20 @@ class _StudySearcher(Searcher):
             self.error = self.error or error
 
     def _note(self, candidate: Candidate, result: Mapping[str, Any]) -> None:
-        """Keep an epoch's metrics, unless they are known."""
+        """Keep an epoch's metrics, unless they are known.
+
+        Raises:
+            CheckpointError: If the trial met what any other would meet.
+        """
+        if ENDS_SEARCH in result:
+            raise CheckpointError(result[ENDS_SEARCH])
         if METRIC in result and self._epochs.get(candidate.number, 0) < result[EPOCH]:
             self._epochs[candidate.number] = int(result[EPOCH])
             self._study.report(candidate.number, int(result[EPOCH]), result[METRIC])
             self._observer.measured(candidate, result)
 
     def _tell(self, number: int, result: Mapping[str, Any], error: bool) -> tuple[str, str]:
-        why = str(result.get(_FAILED, "")) or ("its process failed too often" if error or METRIC not in result else "")
+        why = str(result.get(FAILED, "")) or ("its process failed too often" if error or METRIC not in result else "")
         if why:
             self._study.fail(number, why)
             return "failed", why
@@ -226,46 +216,6 @@ class _Stopper(Stopper):
 
     def stop_all(self) -> bool:
         return self._searcher.error is not None
-
-
-def _run_trial(config: dict[str, Any], folder: RunFolder, space: Space, shared: ray_train.Checkpoint | None) -> None:
-    """One trial, in a process of its own on any node."""
-    recipe, place = recipe_from_dict(config["recipe"]), trial_folder(folder, config["number"])
-    tell_logs(place, config["number"])
-    past = read_epochs(place)
-    if past:  # what was measured may not have been told when the trial was cut off
-        tune.report(metrics_of(past[-1]))
-        if past[-1].epoch >= recipe.optimizer.total_epochs:
-            return
-    try:
-        if shared is not None:
-            recipe = start_inherited(place, recipe, partial(load_shared, space, shared))
-        costs = exit_costs(recipe, space.budgets, place)
-        _train(recipe, place, FrontKeeper(place, recipe, space.budgets, costs, config["budget"]))
-    except FATAL as error:  # would come again
-        tune.report({_FAILED: str(error)})
-
-
-def _train(recipe: Recipe, place: RunFolder, keeper: FrontKeeper) -> None:
-    if recipe.cluster.most_workers == 1:
-        train_alone(recipe, place, keeper, lambda metrics: tune.report(dict(metrics)))
-    else:
-        loop = partial(train_cascade, on_scores=keeper.start_clock())
-        train_on_cluster(recipe, place, partial(_TuneSink, TuneReportCallback()), loop)
-
-
-class _TuneSink:
-    """Hands each epoch's metrics from Ray Train's controller to the trial that waits for it."""
-
-    def __init__(self, callback: TuneReportCallback) -> None:
-        self._callback = callback
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int, time_ms: int | None = None) -> None:
-        if METRIC in metrics:
-            self._callback.after_report(None, [dict(metrics)], None)  # type: ignore[arg-type]  # it reads no context
-
-    def close(self) -> None:
-        """Nothing is held back."""
 
 
 def _be_quiet() -> None:

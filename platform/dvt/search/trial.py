@@ -21,9 +21,9 @@ from dvt.inference import measure_latency
 from dvt.models import Cascade, macs_per_exit
 from dvt.search.choices import BudgetRange
 from dvt.search.objective import EpochFront, validation_front
-from dvt.train.folder_reporter import FolderReporter, last_checkpoint
+from dvt.train.folder_reporter import FolderReporter, last_checkpoint, last_epoch
 from dvt.train.loop import train_cascade
-from dvt.train.past_run import best_name
+from dvt.train.past_run import best_name, last_report
 from dvt.train.storage import RUN, RunFolder
 from dvt.train.worker import Worker
 
@@ -52,6 +52,11 @@ def read_epochs(folder: RunFolder) -> tuple[EpochFront, ...]:
         return ()
     names = sorted(path.rpartition("/")[2] for path in folder.filesystem.ls(place, detail=False))
     return tuple(_read_epoch(folder, name) for name in names if name.endswith(".json"))
+
+
+def is_trained(folder: RunFolder, epochs: int) -> bool:
+    """Whether a trial's checkpoint of its last epoch is kept, which is measured before."""
+    return (last_epoch(folder) or (last_report(folder) or {}).get("epoch")) == epochs
 
 
 def metrics_of(epoch: EpochFront) -> dict[str, float]:

@@ -47,7 +47,7 @@ class FolderReporter:
             CheckpointError: If the storage does not take it; the one before is still there.
         """
         if checkpoint is not None and checkpoint.exists():
-            self._keep(f"{step:09d}", checkpoint)
+            self._keep(f"{step:09d}", checkpoint, metrics.get("epoch"))
         self._on_metrics(metrics, step)
 
     def keep(self, folder: Path) -> str:
@@ -55,12 +55,12 @@ class FolderReporter:
         self._folder.put(folder)
         return f"{self._folder.address}/{folder.name}"
 
-    def _keep(self, name: str, checkpoint: Path) -> None:
+    def _keep(self, name: str, checkpoint: Path, epoch: float | None) -> None:
         filesystem, root = self._folder.filesystem, f"{self._folder.path}/{CHECKPOINTS}"
         try:
             filesystem.makedirs(root, exist_ok=True)
             self._put(checkpoint, f"{root}/{name}")
-            self._folder.write(LATEST, json.dumps({"checkpoint": name}))
+            self._folder.write(LATEST, json.dumps({"checkpoint": name, "epoch": epoch}))
             for old in filesystem.ls(root, detail=False):
                 if old.rstrip("/").rpartition("/")[2] != name:
                     filesystem.rm(old, recursive=True)
@@ -87,3 +87,8 @@ class FolderReporter:
 def last_checkpoint(folder: RunFolder) -> str | None:
     """Name of the last checkpoint that a `FolderReporter` kept whole; None if there is none."""
     return str(json.loads(folder.read(LATEST))["checkpoint"]) if folder.has(LATEST) else None
+
+
+def last_epoch(folder: RunFolder) -> float | None:
+    """The epoch that ended with the last checkpoint that a `FolderReporter` kept; None if none did."""
+    return json.loads(folder.read(LATEST))["epoch"] if folder.has(LATEST) else None

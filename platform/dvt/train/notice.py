@@ -6,6 +6,7 @@ then no worker begins another step. That costs a look at a lock a step, and no m
 """
 
 import threading
+from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
@@ -16,6 +17,21 @@ class Order(Enum):
     GO_ON = "go on"
     KEEP = "keep"  # write a checkpoint and go on, as a node is about to be taken away
     STOP = "stop"  # write a checkpoint and return, as the whole run is about to be ended
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What all workers do next.
+
+    Attributes:
+        step: After which, the latest that any of them had begun.
+        order: What, the most that any of them heard.
+        about: What of: names of what they heard, so that none answers it again.
+    """
+
+    step: int
+    order: Order
+    about: frozenset[str]
 
 
 class Notice(Protocol):
@@ -42,16 +58,16 @@ class AgreedNotice:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._begun: int | None = None  # the step that was begun last; None before the first
-        self._told: Order | None = None
-        self._agreed: int | None = None
+        self._is_open = False  # proposed, and not yet agreed on
+        self._agreed: Agreement | None = None
 
     def after(self, step: int) -> Order:
         """What to do after `step`; waits while workers are about to agree."""
         with self._changed:
-            self._changed.wait_for(lambda: self._told is None or self._agreed is not None)
+            self._changed.wait_for(lambda: not self._is_open)
             order = Order.GO_ON
-            if self._told is not None and self._agreed is not None and step >= self._agreed:
-                order, self._told, self._agreed = self._told, None, None
+            if self._agreed is not None and step >= self._agreed.step:
+                order, self._agreed = self._agreed.order, None
             self._begun = step + 1
             return order
 
@@ -60,25 +76,25 @@ class AgreedNotice:
         """Whether a step was taken, so that there is something to keep."""
         return self._begun is not None
 
-    def propose(self, order: Order) -> int | None:
+    def propose(self) -> int | None:
         """Let no further step begin, and return the step that was begun last.
 
         None if none was so far, or if what was agreed on before is still to be done.
         """
         with self._changed:
-            if self._begun is None or self._told is not None:
+            if self._begun is None or self._is_open or self._agreed is not None:
                 return None
-            self._told = order
+            self._is_open = True
             return self._begun
 
-    def agree(self, step: int) -> None:
-        """Let what was proposed be done after `step`, the latest that any worker proposed."""
+    def agree(self, agreement: Agreement) -> None:
+        """Let it be done, and steps begin until then."""
         with self._changed:
-            self._agreed = step
+            self._is_open, self._agreed = False, agreement
             self._changed.notify_all()
 
     def withdraw(self) -> None:
         """Let steps begin as if nothing had been proposed."""
         with self._changed:
-            self._told = self._agreed = None
+            self._is_open, self._agreed = False, None
             self._changed.notify_all()

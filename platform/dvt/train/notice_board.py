@@ -5,30 +5,53 @@ torch with Ray Train take seven seconds of a core.
 """
 
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from dvt.train.notice import Agreement, Order
 
 HEARS_S = 5.0  # workers that looked at the board so long ago still train
+SIGTERM = "SIGTERM"
+
+
+@dataclass
+class _Round:
+    """What is proposed until all workers have: a step by rank, and what they heard."""
+
+    steps: dict[int, int] = field(default_factory=dict)
+    heard: dict[str, Order] = field(default_factory=dict)
 
 
 class NoticeBoard:
-    """Where a SIGTERM is left, and what step workers proposed."""
+    """Where a SIGTERM is left, and where workers agree.
+
+    They agree in rounds, and each proposes in all of them: who heard nothing yet learns here that others did, and those
+    that heard of different things at the same time do the same thing.
+    """
 
     def __init__(self) -> None:
         self._is_asked = False
         self._looked_s = float("-inf")
-        self._proposed: dict[str, dict[int, int]] = {}
+        self._rounds: dict[str, _Round] = {}
 
     def ask(self) -> bool:
         """Ask workers to keep a checkpoint and return; whether any train that will hear of it."""
         self._is_asked = True
         return time.monotonic() - self._looked_s < HEARS_S
 
-    def look(self) -> bool:
-        """Whether workers are asked to; called by those that train."""
+    def look(self, key: str) -> dict[str, Order]:
+        """What there is to hear of in a round, and what to do about it; called by workers that train."""
         self._looked_s = time.monotonic()
-        return self._is_asked
+        proposed = self._rounds[key].heard if key in self._rounds else {}
+        return proposed | ({SIGTERM: Order.STOP} if self._is_asked else {})
 
-    def propose(self, key: str, rank: int, world_size: int, step: int) -> int | None:
-        """Propose a step; the latest that any proposed, once all workers have."""
-        proposed = self._proposed.setdefault(key, {})
-        proposed.setdefault(rank, step)
-        return max(proposed.values()) if len(proposed) == world_size else None
+    def propose(self, key: str, rank: int, world_size: int, step: int, heard: Mapping[str, Order]) -> Agreement | None:
+        """Propose a step in a round, for what was heard; what is agreed on, once all workers have proposed."""
+        this = self._rounds.setdefault(key, _Round())
+        if len(this.steps) < world_size:
+            this.steps.setdefault(rank, step)
+            this.heard.update(heard)
+        if len(this.steps) < world_size:
+            return None
+        order = Order.STOP if Order.STOP in this.heard.values() else Order.KEEP
+        return Agreement(max(this.steps.values()), order, frozenset(this.heard))

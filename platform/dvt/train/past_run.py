@@ -143,6 +143,19 @@ def kept_checkpoints(folder: RunFolder) -> tuple[KeptCheckpoint, ...]:
     return tuple(sorted(kept, key=lambda each: each.step))
 
 
+def last_report(folder: RunFolder) -> Mapping[str, Any] | None:
+    """What was reported with the last checkpoint that a run keeps; None if that is not known."""
+    restore_snapshot(folder)
+    if not folder.has(f"{CHECKPOINTS}/{SNAPSHOT}"):
+        return None
+    try:
+        last = json.loads(folder.read(f"{CHECKPOINTS}/{SNAPSHOT}"))["latest_checkpoint_result"]
+        metrics: dict[str, Any] = last["metrics"]
+    except (ValueError, KeyError, TypeError):  # `remove_orphans` tells it, before training goes on
+        return None
+    return metrics if ROWS in metrics else None
+
+
 def metrics_of(report: Mapping[str, Any]) -> dict[str, float]:
     """What was measured when a checkpoint was reported, from the report."""
     return {
@@ -182,7 +195,7 @@ def _is_json(text: str) -> bool:
 
 
 def remove_orphans(folder: RunFolder) -> None:
-    """Remove checkpoints that were being written when a driver died: Ray Train neither lists nor removes them."""
+    """Remove checkpoints whose writer died: Ray Train neither lists nor removes them. Nobody may be writing one."""
     path, filesystem = f"{folder.path}/{CHECKPOINTS}", folder.filesystem
     if not filesystem.exists(path):
         return

@@ -8,14 +8,14 @@ before they take a spot machine away, Ray Train tells every worker.
 import signal
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import replace
 from types import FrameType
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import ActorUnavailableError, RayError
 from ray.train.v2._internal.execution.context import get_train_context
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -86,29 +86,38 @@ def noticing(worker: Worker, board: Board) -> Iterator[Worker]:
 
 def _listen(notice: AgreedNotice, is_done: threading.Event, board: Board, group: str, worker: Worker) -> None:
     answered: set[str] = set()
+    turn = 0  # of the rounds of this group
     try:
         while not is_done.wait(LOOK_S):
-            for key, order in _heard(notice, board):
-                step = None if key in answered else notice.propose(order)
-                if step is not None:
-                    answered.add(key)
-                    told = (f"{group} {key}", worker.rank, worker.world_size, step)
-                    while (agreed := ray.get(board.propose.remote(*told))) is None:
-                        if is_done.wait(ASK_S):
-                            return
-                    notice.agree(agreed)
+            heard = _heard(board, f"{group} {turn}", answered) if notice.has_begun else {}
+            step = notice.propose() if heard else None
+            if step is not None:
+                told = (f"{group} {turn}", worker.rank, worker.world_size, step, heard)
+                while (agreed := _answer(board.propose, *told)) is None:
+                    if is_done.wait(ASK_S):
+                        return
+                answered |= agreed.about
+                turn += 1
+                notice.agree(agreed)
     except RayError:
         pass  # the board went with the driver, and this worker is about to
     finally:
         notice.withdraw()
 
 
-def _heard(notice: AgreedNotice, board: Board) -> Iterator[tuple[str, Order]]:
-    if not notice.has_begun:
-        return
-    if ray.get(board.look.remote()):
-        yield "SIGTERM", Order.STOP
+def _heard(board: Board, key: str, answered: Set[str]) -> dict[str, Order]:
+    """What this worker is to act on: told by the board, or by Ray Train that nodes leave."""
+    heard: dict[str, Order] = dict(_answer(board.look, key) or {})
     # `ray.train.get_preemption_info`, which tells the same, is a barrier between the workers' loops (Ray 2.60).
     leaving = get_train_context().preemption_context.preemption_info
     if leaving is not None:
-        yield " ".join(leaving.preempted_node_ids), Order.KEEP
+        heard |= dict.fromkeys(leaving.preempted_node_ids, Order.KEEP)
+    return {about: order for about, order in heard.items() if about not in answered}
+
+
+def _answer(method: Any, *told: Any) -> Any:
+    """What a method of the board returns; None while it cannot be reached."""
+    try:
+        return ray.get(method.remote(*told))
+    except ActorUnavailableError:
+        return None

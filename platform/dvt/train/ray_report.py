@@ -14,7 +14,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
@@ -27,8 +27,10 @@ from dvt.train.cost import ELAPSED
 from dvt.train.errors import CheckpointError
 from dvt.train.failures import not_kept
 from dvt.train.loop import BEST_METRIC
-from dvt.train.past_run import ROWS, UNMEASURED, metrics_of
+from dvt.train.past_run import ROWS, UNMEASURED, last_report, metrics_of
+from dvt.train.ray_checkpoint import local_copy
 from dvt.train.scratch import scratch_folder
+from dvt.train.sink import MetricSinkFactory
 from dvt.train.storage import RunFolder
 
 # A little longer than from one look of Ray Train's to the next.
@@ -51,6 +53,11 @@ class _Upload:
     ended: threading.Event = field(default_factory=threading.Event)
     failure: CheckpointError | None = None
 
+    def end(self) -> None:
+        """Remove the folder, and let those that wait for the upload go on."""
+        self.scratch.close()
+        self.ended.set()
+
 
 class RayReporter:
     """The loop's `Reporter` over Ray Train's session, and the run's folder."""
@@ -68,8 +75,8 @@ class RayReporter:
         if checkpoint is None:
             yield None
         else:
-            with checkpoint.as_directory() as folder:
-                yield Path(folder)
+            with local_copy(checkpoint) as folder:
+                yield folder
 
     def report(self, metrics: Mapping[str, float], step: int, checkpoint: Path | None) -> None:
         """Tell metrics, and take a checkpoint's folder away to upload it.
@@ -96,14 +103,18 @@ class RayReporter:
             ray_train.report(told, checkpoint_upload_mode=CheckpointUploadMode.ASYNC)
             return
         upload = self._upload = _Upload()
-        mine = upload.scratch.enter_context(scratch_folder()) / checkpoint.name
-        shutil.move(checkpoint, mine)  # what stays there is removed when this returns
-        ray_train.report(
-            told,
-            checkpoint=ray_train.Checkpoint.from_directory(mine),
-            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
-            checkpoint_upload_fn=lambda local, name: _keep(local, name, upload),
-        )
+        try:
+            mine = upload.scratch.enter_context(scratch_folder()) / checkpoint.name
+            shutil.move(checkpoint, mine)  # what stays there is removed when this returns
+            ray_train.report(
+                told,
+                checkpoint=ray_train.Checkpoint.from_directory(mine),
+                checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+                checkpoint_upload_fn=lambda local, name: _keep(local, name, upload),
+            )
+        except BaseException:  # nobody uploads it, so nobody would end the wait for it
+            upload.end()
+            raise
 
     def keep(self, folder: Path) -> str:
         """Copy a local folder into the run's own; returns its address there."""
@@ -135,6 +146,15 @@ def rows_of(report: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
+def tell_last_rows(folder: RunFolder, make_sink: MetricSinkFactory) -> None:
+    """Tell again what came with the last checkpoint of a run, as a driver that was killed just then may not have."""
+    report = last_report(folder)
+    if report is not None:
+        with closing(make_sink()) as sink:
+            for row in rows_of(report):
+                sink.log_metrics(row["metrics"], row["step"], row["time_ms"])
+
+
 def _keep(local: ray_train.Checkpoint, name: str, upload: _Upload) -> ray_train.Checkpoint:
     """Copy a checkpoint to the run's storage, and remove it here."""
     try:
@@ -143,6 +163,5 @@ def _keep(local: ray_train.Checkpoint, name: str, upload: _Upload) -> ray_train.
         upload.failure = not_kept(error)
         raise upload.failure from error
     finally:
-        upload.scratch.close()
-        upload.ended.set()
+        upload.end()
     return kept

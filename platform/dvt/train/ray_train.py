@@ -4,13 +4,11 @@ Ray Train starts the workers, joins them by DDP, restarts them after a failure a
 checkpoint; Ray tasks measure the trained model on calibration and test images.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
-import pyarrow.fs
 import ray
 import torch
 from ray import train as ray_train
@@ -31,6 +29,7 @@ from dvt.train.evaluate import predict_images, score_images
 from dvt.train.failures import FATAL, find_error, plain_error
 from dvt.train.loop import BEST_METRIC, Loop, count_steps_per_epoch, train_cascade
 from dvt.train.past_run import CHECKPOINTS, keep_snapshot, remove_orphans, restore_snapshot
+from dvt.train.ray_checkpoint import arrow_filesystem, local_copy
 from dvt.train.ray_elastic import FittingWorkers
 from dvt.train.ray_network import PinnedConfig
 from dvt.train.ray_notice import Board, ended_by_sigterm, noticing, open_board
@@ -101,6 +100,7 @@ def train_on_cluster(
                 result = trainer.fit()
         except ray_train.TrainingFailedError as error:
             raise plain_error(error) from error
+    remove_orphans(folder)  # of workers that were killed and started again
     best: ray_train.Checkpoint | None = result.get_best_checkpoint(BEST_METRIC, "max")
     if best is None:
         raise TrainingError(f"run {folder.name} must end with a checkpoint, got none; was it interrupted? run it again")
@@ -127,7 +127,7 @@ def _trainer(recipe: Recipe, folder: RunFolder, make_sink: MetricSinkFactory, lo
         run_config=ray_train.RunConfig(
             name=CHECKPOINTS,
             storage_path=folder.path,
-            storage_filesystem=_arrow_filesystem(folder),
+            storage_filesystem=arrow_filesystem(folder),
             failure_config=ray_train.FailureConfig(max_failures=cluster.max_failures),
             checkpoint_config=ray_train.CheckpointConfig(
                 num_to_keep=1, checkpoint_score_attribute=BEST_METRIC, checkpoint_score_order="max"
@@ -135,11 +135,6 @@ def _trainer(recipe: Recipe, folder: RunFolder, make_sink: MetricSinkFactory, lo
             callbacks=[_SinkCallback(make_sink, CostMeter.of(recipe, folder), folder)],  # type: ignore[list-item]  # Ray 2.60 names Tune's class there
         ),
     )
-
-
-def kept_checkpoint(folder: RunFolder, name: str) -> ray_train.Checkpoint:
-    """A checkpoint that a run keeps, to measure it on the cluster."""
-    return ray_train.Checkpoint(f"{folder.path}/{CHECKPOINTS}/{name}", _arrow_filesystem(folder))
 
 
 def score_on_cluster(
@@ -165,13 +160,6 @@ def predict_on_cluster(recipe: Recipe, checkpoint: ray_train.Checkpoint) -> tupl
     shards = recipe.cluster.most_workers
     parts = on_cluster(recipe, shards, _look_at_shard, to_dict(recipe), checkpoint, "calibration", None)
     return torch.cat([logits for logits, _ in parts], dim=1), torch.cat([labels for _, labels in parts])
-
-
-@contextmanager
-def local_copy(checkpoint: ray_train.Checkpoint) -> Iterator[Path]:
-    """The checkpoint's folder on this machine while the context lasts."""
-    with checkpoint.as_directory() as folder:
-        yield Path(folder)
 
 
 class _Trainer(TorchTrainer):
@@ -275,7 +263,3 @@ def on_cluster(recipe: Recipe, num_shards: int, work: Callable[..., T], *args: A
         return list(ray.get(sent))
     except RayTaskError as error:
         raise plain_error(error) from error
-
-
-def _arrow_filesystem(folder: RunFolder) -> pyarrow.fs.FileSystem | None:
-    return None if folder.is_local else pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(folder.filesystem))

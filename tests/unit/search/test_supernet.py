@@ -261,7 +261,7 @@ def test_a_checkpoint_of_a_cascade_is_refused(whole: Rows, tmp_path: Path) -> No
     assert whole.newest is not None
     folder = tmp_path / "checkpoints" / "000000001"
     folder.mkdir(parents=True)
-    (tmp_path / "latest.json").write_text('{"checkpoint": "000000001"}')
+    (tmp_path / "latest.json").write_text('{"checkpoint": "000000001", "epoch": 1}')
     for path in whole.newest.iterdir():
         if path.suffix != ".json":
             (folder / path.name).write_bytes(path.read_bytes())

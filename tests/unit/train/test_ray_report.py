@@ -1,5 +1,6 @@
 """Checkpoints are uploaded beside training, one at a time; what Ray Train does is played by a session of one thread."""
 
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from fsspec.implementations.local import LocalFileSystem
 from ray import train as ray_train
 from ray.train import CheckpointUploadMode
 
+from dvt.train import ray_report
 from dvt.train.cost import ELAPSED
 from dvt.train.errors import CheckpointError
 from dvt.train.loop import BEST_METRIC
@@ -129,6 +131,28 @@ def test_what_the_storage_refuses_is_told_before_the_next_and_at_the_end(session
             act()
         assert str(told.value) == rule
     assert session.listed == []
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_a_checkpoint_that_is_not_handed_over_is_not_waited_for(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where Ray Train's own processes are gone, or no folder can be made."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ConnectionError("nobody is there")
+
+    for place in (f"{ray_report.__name__}.scratch_folder", "ray.train.report"):
+        reporter, made = RayReporter(RUN), checkpoint(tmp_path, 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(place, refuse)
+            with pytest.raises(ConnectionError, match="nobody is there"):
+                reporter.report({}, 1, made)
+        waits = threading.Thread(target=reporter.join, daemon=True)
+        waits.start()
+        waits.join(PATIENCE_S)
+        assert not waits.is_alive()
+        shutil.rmtree(made, ignore_errors=True)
     assert list((tmp_path / "temporary").iterdir()) == []
 
 
