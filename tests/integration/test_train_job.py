@@ -98,12 +98,17 @@ def test_a_killed_worker_is_replaced(cluster: RayCluster, tmp_path: Path) -> Non
     words = tiny("--data.train-images", "2048", epochs=4, workers=2)
     with driving(words, cwd=tmp_path, env=cluster.env, python=cluster.python) as driver:
         driver.wait_for("epoch 1/4")
+        # What the upload of a worker leaves that was killed before.
+        half = tmp_path / "runs" / "embedded-001" / "checkpoints" / "checkpoint_2026-01-01_00-00-00.000000"
+        half.mkdir()
+        (half / "model.safetensors").write_bytes(b"half")
         time.sleep(0.3)  # into the second epoch
         for victim in ("ray::RayTrainWorker", "ray::_QueueActor"):  # the other hands on what is shown
             cluster.processes(victim)[0].send_signal(signal.SIGKILL)
         wait_for_answers(cluster, "Training")  # other workers start meanwhile
         assert driver.finish() == 0, driver.text
     assert "the run is shown no longer" in driver.text
+    assert not half.exists()
     record = json.loads((tmp_path / "runs" / "embedded-001" / "run.json").read_text())
     client = client_of(tmp_path)
     epochs = {point.value for point in client.get_metric_history(record["run_id"], "epoch")}

@@ -1,9 +1,10 @@
 """Checkpoints are uploaded beside training, one at a time; what Ray Train does is played by a session of one thread."""
 
+import json
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from dvt.train import ray_report
 from dvt.train.cost import ELAPSED
 from dvt.train.errors import CheckpointError
 from dvt.train.loop import BEST_METRIC
-from dvt.train.ray_report import SENT_EVERY_S, RayReporter, Row, rows_of
+from dvt.train.past_run import CHECKPOINTS, ROWS, SNAPSHOT
+from dvt.train.ray_report import SENT_EVERY_S, RayReporter, Row, rows_of, tell_last_rows
 from dvt.train.storage import RunFolder
 
 PATIENCE_S = 10
@@ -189,6 +191,34 @@ def test_a_checkpoint_s_row_tells_no_accuracy_that_was_not_measured() -> None:
     assert rows_of({BEST_METRIC: -1.0, "train/loss": 0.5, "step": 4, "time_ms": 5, "rows": []}) == [
         Row(metrics={"train/loss": 0.5}, step=4, time_ms=5)
     ]
+
+
+class Sink:
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told, self.is_closed = list[Row](), False
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int, time_ms: int | None = None) -> None:
+        assert time_ms is not None
+        self.told.append(Row(metrics=dict(metrics), step=step, time_ms=time_ms))
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def test_what_came_with_the_last_checkpoint_is_told_again(tmp_path: Path) -> None:
+    """Its driver may have been killed once Ray Train had listed it, before the sink had heard of it."""
+    run, sink = RunFolder(LocalFileSystem(), str(tmp_path), "run"), Sink()
+    tell_last_rows(run, lambda: sink)
+    assert sink.told == []
+    held = Row(metrics={"train/loss": 0.7}, step=3, time_ms=30)
+    last = {BEST_METRIC: 0.5, "epoch": 1, "step": 4, "time_ms": 40, ROWS: [held]}
+    (tmp_path / CHECKPOINTS).mkdir()
+    (tmp_path / CHECKPOINTS / SNAPSHOT).write_text(json.dumps({"latest_checkpoint_result": {"metrics": last}}))
+    tell_last_rows(run, lambda: sink)
+    assert sink.told == [held, Row(metrics={BEST_METRIC: 0.5, "epoch": 1.0}, step=4, time_ms=40)]
+    assert sink.is_closed
 
 
 def test_without_a_checkpoint_there_is_nothing_to_wait_for(session: Session) -> None:
