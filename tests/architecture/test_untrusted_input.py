@@ -17,6 +17,7 @@ ANY_CALL = {
     "subprocess.getstatusoutput": "runs a shell",
     "yaml.unsafe_load": "makes any object",
     "yaml.full_load": "makes any object",
+    "yaml.safe_load": "expands aliases without end: yaml_text.parse does not",
     "yaml.load_all": "makes any object",
     "shutil.unpack_archive": "writes where an archive says",
     "os.path.expandvars": "puts the environment into a text",
@@ -61,6 +62,8 @@ def why_refused(call: ast.Call, path: str) -> str:
         return "unpickles"
     if name == "torch.load" and not is_true(option(call, "weights_only")):
         return "unpickles: weights_only=True is missing"
+    if name == "Image.open" and option(call, "formats") is None:
+        return "runs programs for some formats: formats= is missing"
     if name == "yaml.load" and not dotted(option(call, "Loader") or call.func).endswith(("SafeLoader", "_Loader")):
         return "makes any object: it needs a safe loader"
     if function == "load" and module in ("np", "numpy") and not is_false(option(call, "allow_pickle")):
@@ -107,6 +110,8 @@ def test_nothing_in_the_library_runs_what_it_is_given() -> None:
         "yaml.load(text)",
         "yaml.load(text, Loader=yaml.FullLoader)",
         "yaml.unsafe_load(text)",
+        "yaml.safe_load(text)",
+        "Image.open(path)",
         "np.load(path, allow_pickle=True)",
         "pd.read_pickle(path)",
         "tar.extractall(folder)",
@@ -129,6 +134,7 @@ def test_the_test_sees_each_of_them(text: str) -> None:
         "model.eval()",
         "torch.load(path, weights_only=True)",
         "yaml.load(text, Loader=_Loader)",
+        "Image.open(path, formats=FORMATS)",
         "np.load(path)",
         "subprocess.run(command)",
         "'{}'.format(1)",

@@ -12,14 +12,20 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 HIDDEN = "***"
 _NAMES = r"secret|token|passw(?:or)?d|passwd|(?:access|api|account|private|secret)[-_]?key(?:[-_]?id)?"
-_FIELDS = "secret|token|passw|credential|signature|access_?key|api_?key"  # of an address's query
+# Of an address's query.
+_FIELDS = r"secret|token|passw|pwd|credential|signature|(?<![a-z])sig(?![a-z])|access_?key|api_?key|odbc_connect"
 _SECRET_FIELD = re.compile(_FIELDS, re.IGNORECASE)
 _SECRET_VARIABLE = re.compile(rf"(?:{_NAMES})$", re.IGNORECASE)
 _ADDRESS_VARIABLE = re.compile(r"(?:URI|URL|DSN|PROXY|ADDRESS)$", re.IGNORECASE)
 _SHORTEST = 6  # characters of a value that is looked for in texts; shorter ones are part of ordinary words
 
-# `scheme://user:password@`; an @ behind the first slash belongs to the path.
-_USER_INFO = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)[^\s/@'\"<>]*@", re.IGNORECASE)
+# `scheme://user:password@`; an @ behind the first slash belongs to the path. But a password may hold slashes, as
+# databases' addresses are read, unless it begins as a port does: `host:5000/name@version`.
+_USER_INFO = re.compile(
+    r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)"
+    r"(?P<info>[^\s/@'\"<>]*|[^\s/:@'\"<>]*:(?!\d{1,5}[/?#])[^\s@'\"<>]*)@",
+    re.IGNORECASE,
+)
 _QUERY_FIELD = re.compile(rf"(?P<name>[?&][^=&\s]*(?:{_FIELDS})[^=&\s]*=)[^&\s'\"]+", re.IGNORECASE)
 # `password=...`, `"aws_secret_access_key": "..."`, but not `token_grid=7`: the name must end with the word.
 _ASSIGNED = re.compile(rf"(?P<name>\b[\w-]*(?:{_NAMES})['\"]?\s*[=:]\s*['\"]?)[^\s'\",;)}}\]]{{4,}}", re.IGNORECASE)
@@ -34,10 +40,13 @@ def without_credentials(uri: str) -> str:
     parts = urlsplit(uri)
     if "@" in parts.netloc:
         uri = uri.replace(f"{parts.netloc}", parts.netloc.rpartition("@")[2], 1)
-    fields = parse_qsl(parts.query, keep_blank_values=True)
+    elif (found := _USER_INFO.match(uri)) is not None:
+        uri = found["scheme"] + uri[found.end() :]
+    query = urlsplit(uri).query
+    fields = parse_qsl(query, keep_blank_values=True)
     if any(_SECRET_FIELD.search(name) for name, _ in fields):
         kept = urlencode([(name, value) for name, value in fields if not _SECRET_FIELD.search(name)])
-        uri = uri.replace(f"?{parts.query}", f"?{kept}" if kept else "", 1)
+        uri = uri.replace(f"?{query}", f"?{kept}" if kept else "", 1)
     return uri
 
 
@@ -87,7 +96,5 @@ def redacted(text: str, secrets: tuple[str, ...] | None = None) -> str:
 
 
 def _password_of(address: str) -> str:
-    try:
-        return urlsplit(address).password or ""
-    except ValueError:  # not an address, whatever its variable is called
-        return ""
+    found = _USER_INFO.match(address)
+    return "" if found is None else found["info"].partition(":")[2]

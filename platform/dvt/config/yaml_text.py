@@ -14,11 +14,33 @@ from dvt.config.problems import ConfigError, Problem
 _BOOL = re.compile(r"^(true|True|TRUE|false|False|FALSE)$")
 _FLOAT = re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$")
 _FLOAT_STARTS = list("-+.0123456789")
+_MOST_SPELLED = 300  # characters of a value in a message
 _REPLACED = (":bool", ":float", ":timestamp")
 
 
+MOST_VALUES = 100_000  # of a text, with each alias counted as what it stands for
+
+
 class _Loader(yaml.SafeLoader):
-    """Reads plain data only."""
+    """Reads plain data only, and no more of it than memory is made for, whatever a short text stands for."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._sizes: dict[yaml.Node, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        mark, is_alias = self.peek_event().start_mark, self.check_event(yaml.AliasEvent)  # type: ignore[no-untyped-call]
+        node = super().compose_node(parent, index)
+        if node is not None and not is_alias:
+            values = node.value if isinstance(node, yaml.CollectionNode) else ()
+            parts = [part for each in values for part in (each if isinstance(each, tuple) else (each,))]
+            self._sizes[node] = 1 + sum(self._sizes[part] for part in parts)
+        if node not in self._sizes:
+            raise yaml.composer.ComposerError(problem="an alias that holds itself", problem_mark=mark)
+        if self._sizes[node] > MOST_VALUES:
+            rule = f"more than {MOST_VALUES:,} values, with those that aliases stand for"
+            raise yaml.composer.ComposerError(problem=rule, problem_mark=mark)
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: list[Any] = []
@@ -55,6 +77,8 @@ def parse(text: str) -> Any:
     """
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506  _Loader is a SafeLoader
+    except RecursionError as error:
+        raise ValueError("an error: lists or fields within one another that go too deep") from error
     except (yaml.YAMLError, ValueError) as error:  # the latter from a value that is not what its tag says
         mark = getattr(error, "problem_mark", None)
         reason = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
@@ -103,6 +127,9 @@ def dump(tree: Any) -> str:
 
 
 def spell(value: Any) -> str:
-    """A value as a message shows it: null, true and false as YAML has them, text in quotes."""
+    """A value as a message shows it: null, true and false as YAML has them, text in quotes; a long one in part."""
     words = {None: "null", True: "true", False: "false"}
-    return words[value] if value is None or isinstance(value, bool) else repr(value)
+    if value is None or isinstance(value, bool):
+        return words[value]
+    text = repr(value)
+    return text if len(text) <= _MOST_SPELLED else f"{text[:_MOST_SPELLED]}..."

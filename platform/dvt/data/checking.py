@@ -19,6 +19,7 @@ from dvt.data.encoded import EncodedImages
 from dvt.data.errors import DataError
 from dvt.data.packed import PackedImages
 from dvt.data.tar_shards import TarImage, scan_file
+from dvt.inference.preparation import FORMATS
 
 _BATCH = 64  # images that a process is handed at once
 _ORIENTATION = 0x0112  # EXIF's tag
@@ -172,7 +173,7 @@ def look_at(name: str, content: bytes, max_pixels: int) -> ImageFacts:
     except UndecodableError as error:
         return ImageFacts(name, len(content), problem=error.reason.replace("_", " "))
     try:
-        with Image.open(BytesIO(content)) as image:
+        with Image.open(BytesIO(content), formats=FORMATS) as image:
             return ImageFacts(name, len(content), image.size, tuple(_kinds(image)))
     except (UnidentifiedImageError, OSError) as error:
         raise DataError(f"{name} was decoded, and its header cannot be read; tell of it as a fault here") from error

@@ -12,11 +12,12 @@ from functools import cached_property
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL.Image import DecompressionBombError
 
 from dvt.config import CascadeConfig, DataConfig
 from dvt.data.augmenting import Augmenter
 from dvt.data.batch_memory import empty_batch
-from dvt.data.decoding import NOT_READ, Pixels, Room, UndecodableError, decode, decode_as_evaluated
+from dvt.data.decoding import NOT_READ, TOO_MANY_PIXELS, Pixels, Room, UndecodableError, decode, decode_as_evaluated
 from dvt.data.encoded import EncodedImage, EncodedImages
 from dvt.data.errors import DataError
 from dvt.data.randomness import PURPOSE_AUGMENT, generator_of, global_randomness_restored
@@ -92,8 +93,9 @@ class FileImages:
             if image.problem:
                 raise UndecodableError(NOT_READ)
             return self._transform(decode_as_evaluated(image.content, self.cascade.in_chans, self.config.max_pixels))
-        except UndecodableError as error:
-            why = image.problem or error.reason.replace("_", " ")
+        except (UndecodableError, DecompressionBombError) as error:
+            reason = error.reason if isinstance(error, UndecodableError) else TOO_MANY_PIXELS
+            why = image.problem or reason.replace("_", " ")
             raise DataError(f"{image.name} cannot be read as an image ({why}); replace or remove it") from error
 
     def _decoded(

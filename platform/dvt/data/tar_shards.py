@@ -58,7 +58,7 @@ def scan_file(address: str, file: RawIOBase | BytesIO) -> list[TarImage]:
     for member in _members(address, file):
         if leads_out(member.name):
             raise DataError(f"{address} holds {member.name}, a name that leads out of the shard; do not use the shard")
-        if not member.isreg() or PurePosixPath(member.name).name.startswith("."):
+        if not member.isreg() or member.issparse() or PurePosixPath(member.name).name.startswith("."):
             continue
         key, suffix = _split(member.name)
         if suffix in IMAGE_SUFFIXES:

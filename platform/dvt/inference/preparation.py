@@ -76,6 +76,10 @@ def inference_transform(
         interpolation: `bilinear` or `bicubic`.
         mean: Per channel, of pixels from 0 to 1.
         std: Per channel.
+
+    Returns:
+        From a decoded image to (c, S, S). It refuses one that is so long and thin that it would have more than
+        `MOST_PIXELS` once resized, by `DecompressionBombError`.
     """
     transform = create_transform(
         image_size,
@@ -85,7 +89,26 @@ def inference_transform(
         mean=tuple(mean),
         std=tuple(std),
     )
-    return cast(Transform, transform)
+    return _Bounded(cast(Transform, transform), image_size / crop_pct)
+
+
+@dataclass(frozen=True)
+class _Bounded:
+    """A transform that resizes the shorter side of no image whose longer one would then fill memory."""
+
+    transform: Transform
+    shorter: float
+
+    def __call__(self, image: Image.Image | Tensor) -> Tensor:
+        height, width = image.shape[-2:] if isinstance(image, Tensor) else (image.height, image.width)
+        if is_too_thin(height, width, self.shorter):
+            raise Image.DecompressionBombError
+        return self.transform(cast(Image.Image, image))  # torchvision resizes and crops tensors just so
+
+
+def is_too_thin(height: int, width: int, shorter: float) -> bool:
+    """Whether an image would have more than `MOST_PIXELS` with its shorter side resized to `shorter` pixels."""
+    return shorter**2 * max(height, width) / min(height, width) > MOST_PIXELS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,8 +180,7 @@ class Preparation:
         return self.transform(cast(Image.Image, pixels))  # torchvision resizes and crops tensors just so
 
     def _check_size(self, height: int, width: int, name: str) -> None:
-        shorter, longer = sorted((height, width))
-        if (self.image_size / self.crop_pct) ** 2 * longer / shorter > MOST_PIXELS:
+        if is_too_thin(height, width, self.image_size / self.crop_pct):
             rule = f"must not be so long and thin, got {width}x{height} pixels; crop it first"
             raise ConfigError([Problem(name, rule)])
 

@@ -11,9 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from dvt.config import ConfigError, Problem, RunConfig, to_dict
+from dvt.config import ConfigError, Problem, RunConfig, to_dict, yaml_text
 from dvt.config.secrets import without_credentials
 from dvt.search.finetune import finetuned_space, measuring_space
 from dvt.search.inherited import INHERITED, read_inherited
@@ -92,7 +90,7 @@ def read_search(address: str) -> tuple[Space, RunFolder]:
     if folder is None:
         rule = f"must be the folder of a search, which holds {SEARCH}, got {address}; `dvt search run` prints it"
         raise ConfigError([Problem("FOLDER", rule)])
-    return space_from_dict(yaml.safe_load(folder.read(SEARCH)), Path()), folder
+    return space_from_dict(yaml_text.parse(folder.read(SEARCH)), Path()), folder
 
 
 def read_result(space: Space, folder: RunFolder) -> SearchResult:

@@ -12,7 +12,7 @@ from PIL import Image
 
 def read(told: dict[str, Any], path: Path) -> np.ndarray:
     """An image file as stages want it, (c, side, side): shorter side resized, centre cropped, normalised."""
-    image = Image.open(path).convert(told["mode"])
+    image = Image.open(path, formats=("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")).convert(told["mode"])
     side, short = told["image_size"], int(told["image_size"] / told["crop_pct"])
     width, height = (int(short * pixels / min(image.size)) for pixels in image.size)
     left, top = round((width - side) / 2), round((height - side) / 2)

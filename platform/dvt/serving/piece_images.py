@@ -19,7 +19,7 @@ from dvt.data.tar_shards import leads_out
 from dvt.serving.batch_work import KEPT_PREFIX, Piece, Work
 
 MAX_ENCODED_BYTES = 256 * 2**20  # of one image in a shard, which is read whole; several are in memory at a time
-_ROWS_READ = 64  # rows of a Parquet file that are in memory at a time
+_ROWS_READ = 8  # rows of a Parquet file that are in memory at a time; a small file may hold large ones
 _DAMAGED: tuple[type[Exception], ...] = (*CANNOT_READ, pa.ArrowException)  # what reading a Parquet file may raise
 _BAD_TAR: tuple[type[Exception], ...] = (*CANNOT_READ, tarfile.TarError)
 
@@ -77,7 +77,8 @@ class PieceImages:
                 self._kept.append(batch.select(names).rename_columns(self._work.kept.names))
                 for cell in batch.column(self._image_column):
                     image = image_of(f"{address}#{row}", cell)
-                    yield FoundFile(image.name, image.problem, None if image.problem else image.content)
+                    problem = image.problem or _too_large(len(image.content))
+                    yield FoundFile(image.name, problem, None if problem else image.content)
                     row += 1
         except _DAMAGED as error:  # the next group may be whole
             yield from self._unread(address, row, end, error)
@@ -127,9 +128,15 @@ def _member_image(address: str, shard: tarfile.TarFile, member: tarfile.TarInfo)
     inside = f"{address}/{name}"
     if leads_out(member.name):
         return FoundFile(inside, "its name leads out of the shard")
-    content = shard.extractfile(member) if member.isreg() else None
+    content = shard.extractfile(member) if member.isreg() and not member.issparse() else None
     if content is None:
-        return FoundFile(inside, "it is not a file but a link or a device")
-    if member.size > MAX_ENCODED_BYTES:
-        return FoundFile(inside, f"it must be at most {MAX_ENCODED_BYTES:,} bytes, got {member.size:,}")
-    return FoundFile(inside, content=content.read())
+        return FoundFile(inside, "it is not a whole file but a link, a device or one with holes")
+    problem = _too_large(member.size)
+    return FoundFile(inside, problem) if problem else FoundFile(inside, content=content.read())
+
+
+def _too_large(num_bytes: int) -> str:
+    """Why an image of so many bytes is not read; empty if it is."""
+    if num_bytes <= MAX_ENCODED_BYTES:
+        return ""
+    return f"it must be at most {MAX_ENCODED_BYTES:,} bytes, got {num_bytes:,}"

@@ -35,7 +35,7 @@ from dvt.serving.gathering import Gathering
 from dvt.serving.journey import Answer, Journey, LostError, PartReply
 from dvt.serving.model import open_model
 from dvt.serving.plan import Replicas, ServingPlan
-from dvt.serving.request import Asked, Chosen, RefusedError, RequestBudgets, read_request
+from dvt.serving.request import Asked, Chosen, RefusedError, RequestBudgets, read_body, read_request
 from dvt.serving.stage_part import ImageGroup, PartResult, StagePart
 from dvt.train.ray_metrics import HeldGauges
 
@@ -152,7 +152,7 @@ class Ingress:
         arrived = time.perf_counter()
         try:
             content_type = request.headers.get("content-type", "")
-            asked = read_request(content_type, await request.body(), dict(request.query_params))
+            asked = read_request(content_type, await read_body(request.stream()), dict(request.query_params))
             return JSONResponse({"predictions": await self._predictions(asked, arrived)})
         except ConfigError as error:
             return _refusal(400, "; ".join(map(str, error.problems)))

@@ -9,7 +9,7 @@ Shapes: E exits, c image channels.
 import difflib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,21 @@ class Asked:
     budget: Budget | None  # None is the model's own
 
 
+async def read_body(chunks: AsyncIterable[bytes]) -> bytes:
+    """The body of a request, of which no more is held than may come.
+
+    Raises:
+        RefusedError: If it is too large.
+    """
+    held, size = list[bytes](), 0
+    async for chunk in chunks:
+        size += len(chunk)
+        if size > MAX_BODY_BYTES:
+            raise RefusedError(f"the body must be at most {MAX_BODY_BYTES} bytes, got more; send fewer images", 413)
+        held.append(chunk)
+    return b"".join(held)
+
+
 def read_request(content_type: str, body: bytes, query: Mapping[str, str]) -> Asked:
     """Understand a request.
 
@@ -54,10 +69,8 @@ def read_request(content_type: str, body: bytes, query: Mapping[str, str]) -> As
 
     Raises:
         ConfigError: If a field is not as it should be; it names which.
-        RefusedError: If the body is neither JSON nor an image, or too large.
+        RefusedError: If the body is neither JSON nor an image.
     """
-    if len(body) > MAX_BODY_BYTES:
-        raise RefusedError(f"the body must be at most {MAX_BODY_BYTES} bytes, got {len(body)}; send fewer images", 413)
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "application/json":
         images, fields = _of_json(body)

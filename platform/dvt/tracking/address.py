@@ -20,12 +20,14 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 from requests import Response
+from sqlalchemy.engine import make_url
 
 from dvt.config import ConfigError, Problem
 from dvt.tracking.errors import TrackingError, one_sentence, without_credentials
 
 FIELD = "run.tracking_uri"
 VARIABLE = "MLFLOW_TRACKING_URI"
+_CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 _EITHER = f"{FIELD} (or {VARIABLE})"
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _SCHEMES = ("http", "https", "sqlite", *_DATABASE_PORTS)
@@ -49,17 +51,29 @@ def resolve_tracking_uri(explicit: str | None, storage_path: str, env: Mapping[s
         An address that means the same in every working directory: relative SQLite paths are made absolute.
 
     Raises:
-        ConfigError: If the address is of a kind that MLflow's client cannot use.
+        ConfigError: If the address is of a kind that MLflow's client cannot use, or would be sent another server's
+            credentials.
     """
     env = os.environ if env is None else env
     given = [(FIELD, explicit), (VARIABLE, env.get(VARIABLE, "").strip() or None)]
     for name, uri in given:
         if uri is not None:
-            rule = _scheme_problem(uri)
+            rule = _scheme_problem(uri) or _stranger_problem(uri, env)
             if rule is not None:
                 raise ConfigError([Problem(name, rule)])
             return _absolute(uri)
     return f"sqlite:///{_default_folder(storage_path, env) / 'mlflow.db'}"
+
+
+def _stranger_problem(uri: str, env: Mapping[str, str]) -> str | None:
+    """Why credentials of the environment must not go to an address, such as one of a stranger's recipe."""
+    known = env.get(VARIABLE, "").strip()
+    if not known or not any(env.get(name) for name in _CREDENTIALS) or not uri.startswith(("http://", "https://")):
+        return None
+    if urlsplit(without_credentials(uri))[:2] == urlsplit(without_credentials(known))[:2]:
+        return None
+    rule = f"must name the server of {VARIABLE}, whom the credentials in the environment are for"
+    return f"{rule}, got {without_credentials(uri)}; set {VARIABLE} to it if they are for this one"
 
 
 def tracking_address(asked: str | None) -> str:
@@ -214,9 +228,9 @@ def _check_sqlite(uri: str) -> None:
 
 
 def _check_database(uri: str, default_port: int, timeout_s: float) -> None:
-    parts = urlsplit(uri)
+    place = make_url(uri)
     try:
-        socket.create_connection((parts.hostname, parts.port or default_port), timeout=timeout_s).close()
+        socket.create_connection((place.host, place.port or default_port), timeout=timeout_s).close()
     except TimeoutError as error:
         got = f"which did not answer within {timeout_s:g} s"
         raise _unusable(uri, "a database that answers", got) from error

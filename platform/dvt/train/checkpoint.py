@@ -19,23 +19,19 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dvt.config import CascadeConfig, ConfigError, OptimizerConfig, Recipe, recipe_from_dict, recipe_to_yaml
+from dvt.config import CascadeConfig, ConfigError, OptimizerConfig, Recipe, recipe_from_dict, recipe_to_yaml, yaml_text
 from dvt.models import Cascade
-from dvt.models.weights import UNREADABLE as UNREADABLE_WEIGHTS
+from dvt.models.weights import UNREADABLE
 from dvt.train.errors import CheckpointError
 from dvt.train.position import Position
 from dvt.train.state import ModelState
 
 MODEL, EMA, CONFIG, STATE = "model.safetensors", "ema.safetensors", "config.yaml", "training_state.pt"
 FORMAT = 1  # raised when the files' meaning changes
-
-# What reading a file that is truncated, damaged or something else raises.
-UNREADABLE = (*UNREADABLE_WEIGHTS, yaml.YAMLError)
 
 
 @dataclass(frozen=True)
@@ -132,7 +128,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         if found != digest:
             raise CheckpointError(f"{folder / name} must be as it was written, got other bytes; use another checkpoint")
     with _readable(folder, CONFIG):
-        recipe = recipe_from_dict(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")))
+        recipe = recipe_from_dict(yaml_text.parse((folder / CONFIG).read_text(encoding="utf-8")))
     position = Position.from_plain(content["position"]) if "position" in content else None
     skipped = tuple(content.get("skipped_steps", (0, 0)))  # older ones have none
     return Checkpoint(folder, recipe, content["step"], content["optimizer"], position, skipped)

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-import yaml
 from fsspec import AbstractFileSystem
 
 from dvt.config import ConfigError, Problem, Recipe, RunConfig, flatten, to_dict, yaml_text
@@ -219,8 +218,8 @@ def _begin(folder: RunFolder, asked: Asked) -> RunFolder | None:
 def _is_same(folder: RunFolder, asked: Asked) -> bool:
     """Whether a folder is for what is asked for; what cannot be read is for something else."""
     try:
-        kept = yaml.safe_load(folder.read(asked.file))
-    except (yaml.YAMLError, UnicodeDecodeError):
+        kept = yaml_text.parse(folder.read(asked.file))
+    except ValueError:
         return False
     return isinstance(kept, dict) and _bound(without_credentials_in(kept), asked.free) == _bound(asked.tree, asked.free)
 

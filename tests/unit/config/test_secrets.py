@@ -31,6 +31,14 @@ ENV = {
         ("https://ann:pa55@host:5000/path", True),
         ("s3://bucket/p?region=eu&secret_key=abc", True),
         ("ann:pa55@host", False),
+        ("postgresql://ann:Zx9/kL2@db/runs", True),
+        ("postgresql+psycopg://ann:Zx9#kL?2/m@db/runs", True),
+        ("http://host:5000/models/a@v1", False),
+        ("sqlite:////srv/ann@work/runs.db", False),
+        ("s3://bucket/a:b@c", False),
+        ("mssql+pyodbc:///?odbc_connect=UID%3Dann%3BPWD%3Dx", True),
+        ("https://host/blob?sv=1&sig=abc", True),
+        ("https://host/blob?signal=abc", False),
         ("/srv/ann@work", False),
     ],
 )
@@ -47,6 +55,10 @@ def test_credentials_are_left_out_wherever_they_stand() -> None:
         "name": "a@b",
     }
     assert without_credentials("s3://bucket/p?token=a&part=1") == "s3://bucket/p?part=1"
+    for password in ("Zx9/kL2", "Zx9#kL2", "Zx9?kL=2", "Z/x#9?k"):
+        address = f"postgresql+psycopg://ann:{password}@db:5432/runs"
+        assert without_credentials(address) == "postgresql+psycopg://db:5432/runs"
+        assert secret_values({"MLFLOW_TRACKING_URI": address}) == (password,)
 
 
 def test_secrets_of_an_environment_are_known_by_their_names() -> None:
@@ -70,6 +82,8 @@ def test_secrets_of_an_environment_are_known_by_their_names() -> None:
         ("the key hush-hush was refused", "the key *** was refused"),
         ("FATAL: p@ssw0rd is wrong", "FATAL: *** is wrong"),
         ("at postgresql://ann:other1@db/mlflow.", "at postgresql://***@db/mlflow."),
+        ("got http://ann:Zx9/kL2mNq@127.0.0.1:9, which", "got http://***@127.0.0.1:9, which"),
+        ("at http://host:5000/a@v1 and http://host:80/b@v2", "at http://host:5000/a@v1 and http://host:80/b@v2"),
         ("at s3://KEY:SECRET@bucket/a and http://host/x@y", "at s3://***@bucket/a and http://host/x@y"),
         ("GET /a?X-Amz-Signature=abcdef&part=1", "GET /a?X-Amz-Signature=***&part=1"),
         ("password=letmein, user=ann", "password=***, user=ann"),

@@ -53,6 +53,32 @@ def test_a_mapping_can_be_merged_into_others() -> None:
     assert read["b"] == {"x": 1, "y": 3}
 
 
+def test_aliases_of_a_usual_number_are_read() -> None:
+    text = "a: &a [1, 2]\nb: &b [*a, *a]\nc: [" + ", ".join(["*b"] * 100) + "]\n"
+    assert parse(text)["c"] == [[[1, 2], [1, 2]]] * 100
+
+
+@pytest.mark.parametrize(
+    ("first", "next_line"),
+    [("a0: &a0 [x, x, x]", "a{0}: &a{0} [{1}]"), ("a0: &a0 {x: 1}", "a{0}: &a{0} {{y: [{1}]}}")],
+)
+def test_a_few_lines_do_not_stand_for_more_than_fits_into_memory(first: str, next_line: str) -> None:
+    lines = [next_line.format(level, ", ".join([f"*a{level - 1}"] * 10)) for level in range(1, 10)]
+    with pytest.raises(ValueError, match="more than 100,000 values, with those that aliases stand for"):
+        parse("\n".join([first, *lines]))
+
+
+def test_a_mapping_that_is_merged_again_and_again_is_refused() -> None:
+    lines = [f"a{level}: &a{level}\n" + f"  <<: [{', '.join([f'*a{level - 1}'] * 10)}]" for level in range(1, 10)]
+    with pytest.raises(ValueError, match="more than 100,000 values"):
+        parse("\n".join(["a0: &a0 {x: 1}", *lines]))
+
+
+def test_a_long_value_is_shown_in_part() -> None:
+    assert spell("x" * 1000) == "'" + "x" * 299 + "..."
+    assert spell("x" * 100) == repr("x" * 100)
+
+
 REFUSED = [
     ("a: b: c", "an error at line 1: mapping values are not allowed here"),
     ("[1", "an error at line 1: expected ',' or ']', but got '<stream end>'"),
@@ -62,6 +88,8 @@ REFUSED = [
         "a: !!python/name:os.system x",
         "an error at line 1: could not determine a constructor for the tag 'tag:yaml.org,2002:python/name:os.system'",
     ),
+    ("a: &a [*a]", "an error at line 1: an alias that holds itself"),
+    ("[" * 100_000, "an error: lists or fields within one another that go too deep"),
     ("a: !!int x", "an error: invalid literal for int() with base 10: 'x'"),
     ("\x00", "an error: special characters are not allowed"),
 ]

@@ -7,6 +7,7 @@ from pathlib import Path
 import fsspec
 import pytest
 import torch
+from PIL import Image
 
 from dvt.data.image_files import FoundFile, find_files, read_files
 from dvt.data.transforms import inference_transform, read_image
@@ -28,6 +29,15 @@ def test_a_folder_gives_its_images_by_name_at_any_depth(tmp_path: Path) -> None:
 
 def test_a_file_is_taken_whatever_it_is_called(tmp_path: Path) -> None:
     assert list(find_files(f"{tmp_path}/scan.dat")) == [FoundFile(f"{tmp_path}/scan.dat")]
+
+
+def test_a_thin_image_is_not_resized_until_it_fills_memory(tmp_path: Path) -> None:
+    """Its shorter side of one pixel would become 18, and the longer one as many times longer."""
+    path = tmp_path / "thin.png"
+    Image.new("L", (300_000, 1)).save(path)
+    assert path.stat().st_size < 10_000
+    (read,) = read_files(find_files(str(path)), TRANSFORM, 1, ahead=1)
+    assert (read.image, read.problem) == (None, "it has too many pixels")
 
 
 def test_an_empty_folder_is_told(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from io import BytesIO
 from pathlib import Path
 
 import pyarrow as pa
@@ -62,13 +63,18 @@ def test_names_that_lead_out_and_what_is_no_file_are_told(tmp_path: Path, monkey
             member = tarfile.TarInfo(name)
             member.type, member.linkname = kind, "/etc/passwd"
             shard.addfile(member)
+        sparse = tarfile.TarInfo("k.png")  # 512 bytes here, and a gigabyte as it is read
+        sparse.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": f"{2**30}"}
+        sparse.size = 512
+        shard.addfile(sparse, BytesIO(b"1\n0\n1\n".ljust(512, b"\0")))
     out = "its name leads out of the shard"
+    no_file = "it is not a whole file but a link, a device or one with holes"
     assert images_of(path) == [
         ("//etc/a.png", None, out),
         ("/../b.png", None, out),
         ("/c/../../d.png", None, out),
         ("/e.png", None, "it must be at most 4 bytes, got 5"),
-        *((f"/{name}", None, "it is not a file but a link or a device") for name in kinds),
+        *((f"/{name}", None, no_file) for name in [*kinds, "k.png"]),
     ]
 
 
@@ -108,6 +114,19 @@ def test_rows_of_a_parquet_file(tmp_path: Path) -> None:
     assert list(second) == [FoundFile(f"{path}#3", content=b"D")]
     assert first.kept.to_pydict() == {"input_id": ["w", "x", "y"], "input_label": [5, 6, 7]}
     assert second.kept.to_pydict() == {"input_id": ["z"], "input_label": [8]}
+
+
+def test_a_small_parquet_file_is_not_read_as_a_large_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal cells take the room of one in the file; as they are read each has its own."""
+    monkeypatch.setattr(piece_images, "MAX_ENCODED_BYTES", 2**20 - 1)
+    path = tmp_path / "a.parquet"
+    pa.parquet.write_table(pa.table({"image": [bytes(2**20)] * 256}), path, compression="zstd")
+    assert path.stat().st_size < 2**12
+    (piece,) = parquet_images(path, part_size=256)
+    before = pa.total_allocated_bytes()
+    problems = [(file.problem, pa.total_allocated_bytes() - before) for file in piece]
+    assert {problem for problem, _ in problems} == {"it must be at most 1,048,575 bytes, got 1,048,576"}
+    assert max(held for _, held in problems) < 40 * 2**20
 
 
 def test_damage_inside_a_parquet_file_costs_the_rows_it_hits(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Requests over HTTP: what is understood, what is refused and how, and the thresholds that keep to a budget."""
 
+import asyncio
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ from dvt.config import ConfigError
 from dvt.exits import ThresholdTable
 from dvt.exits.threshold_table import ThresholdRow
 from dvt.inference import Budget
-from dvt.serving.request import MAX_BODY_BYTES, Asked, Chosen, RefusedError, RequestBudgets, read_request
+from dvt.serving.request import MAX_BODY_BYTES, Asked, Chosen, RefusedError, RequestBudgets, read_body, read_request
 
 INF = float("inf")
 JSON = "application/json; charset=utf-8"
@@ -73,7 +75,6 @@ def test_fields_that_are_not_as_they_should_be(body: Any, query: dict[str, str],
         (JSON, b"[]", 400, "the body must be a JSON object with images, got list"),
         ("", b"x", 415, "Content-Type must be application/json or image/*, got none; name what the body is"),
         ("text/html", b"x", 415, "Content-Type must be application/json or image/*, got text/html; name what"),
-        (JSON, b" " * (MAX_BODY_BYTES + 1), 413, f"the body must be at most {MAX_BODY_BYTES} bytes, got"),
     ],
 )
 def test_bodies_that_are_refused(content_type: str, body: bytes, status: int, sentence: str) -> None:
@@ -81,6 +82,29 @@ def test_bodies_that_are_refused(content_type: str, body: bytes, status: int, se
         read_request(content_type, body, {})
     assert refused.value.status == status
     assert str(refused.value).startswith(sentence)
+
+
+def test_no_more_of_a_body_is_taken_than_may_come() -> None:
+    taken = 0
+
+    async def without_end() -> AsyncIterator[bytes]:
+        nonlocal taken
+        while True:
+            taken += 2**20
+            yield bytes(2**20)
+
+    with pytest.raises(RefusedError) as refused:
+        asyncio.run(read_body(without_end()))
+    assert (refused.value.status, taken) == (413, MAX_BODY_BYTES + 2**20)
+    assert str(refused.value) == f"the body must be at most {MAX_BODY_BYTES} bytes, got more; send fewer images"
+
+
+def test_a_body_is_what_came_in_its_order() -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for each in (b"a", b"", b"bc"):
+            yield each
+
+    assert asyncio.run(read_body(chunks())) == b"abc"
 
 
 CHEAP = ThresholdRow(15.0, (0.2, -INF), (0.75, 0.25))

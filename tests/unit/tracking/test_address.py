@@ -46,6 +46,17 @@ class TestResolve:
         monkeypatch.chdir(tmp_path)
         assert resolve_tracking_uri("sqlite:///m.db?timeout=60", "runs") == f"sqlite:///{tmp_path}/m.db?timeout=60"
 
+    def test_a_strangers_recipe_does_not_get_the_credentials_of_another_server(self) -> None:
+        env = {"MLFLOW_TRACKING_URI": "https://team.example", "MLFLOW_TRACKING_PASSWORD": "hush"}
+        with pytest.raises(ConfigError) as caught:
+            resolve_tracking_uri("https://evil.example/mlflow", "runs", env=env)
+        assert str(caught.value) == (
+            "run.tracking_uri must name the server of MLFLOW_TRACKING_URI, whom the credentials in the environment are "
+            "for, got https://evil.example/mlflow; set MLFLOW_TRACKING_URI to it if they are for this one"
+        )
+        assert resolve_tracking_uri("https://team.example/mlflow", "runs", env=env) == "https://team.example/mlflow"
+        assert resolve_tracking_uri("sqlite:////r/mlflow.db", "runs", env=env) == "sqlite:////r/mlflow.db"
+
     @pytest.mark.parametrize(
         ("uri", "rule"),
         [
