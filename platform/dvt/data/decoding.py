@@ -81,6 +81,15 @@ def decode(content: bytes, in_chans: int, max_pixels: int, room: Room | None = N
     return pixels[..., None] if in_chans == 1 else pixels
 
 
+def is_image(content: bytes) -> bool:
+    """Whether a file begins as images do; it may be damaged further on."""
+    try:
+        Image.open(BytesIO(content), formats=FORMATS).close()
+    except UNREADABLE as error:
+        return not isinstance(error, UnidentifiedImageError)
+    return True
+
+
 def decode_as_evaluated(content: bytes, in_chans: int, max_pixels: int) -> Image.Image:
     """Decode as `dvt.inference.preparation` does, for evaluation; see `decode`."""
     if not content:

@@ -207,6 +207,22 @@ def test_an_image_that_is_gone_stops_the_packing(tmp_path: Path) -> None:
         pack(images, tmp_path / "packed", packing("tar", class_names=("ant",)))
 
 
+def test_a_link_to_what_is_no_image_is_not_packed(tmp_path: Path) -> None:
+    """Shards may be published, and image folders come from strangers."""
+    root = write_folder(tmp_path / "images", {"ant": 3, "bee": 3}, {"ant": 1, "bee": 1})
+    (tmp_path / "credentials").write_text("aws_secret_access_key = planted")
+    link = next((root / "train" / "ant").iterdir())
+    link.unlink()
+    link.symlink_to(tmp_path / "credentials")
+    images, _ = open_class_folders(str(root), DataConfig(root=str(root)))
+    with pytest.raises(DataError) as told:
+        pack(images, tmp_path / "packed", packing("tar"))
+    assert str(told.value) == f"{link} must be an image, got another file; take it out and pack again"
+    link.unlink()
+    link.symlink_to(next((root / "train" / "bee").iterdir()))  # as a set that was put together by links
+    assert pack(images, tmp_path / "packed", packing("tar"))
+
+
 def test_a_full_disk_is_told_of(images: FolderFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
