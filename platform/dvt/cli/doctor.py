@@ -90,7 +90,7 @@ def _checks(cluster: "_Cluster", recipe: Recipe, uri: str, asked: argparse.Names
 
 def _all_checks(cluster: "_Cluster", recipe: Recipe, uri: str, asked: argparse.Namespace) -> Iterator[Verdict]:
     storage = recipe.run.storage_path
-    nodes = cluster.health(local_folders(storage))
+    nodes = cluster.health(local_folders(storage, recipe.data.cache_dir))
     yield judge_versions(nodes)
     yield judge_clocks(cluster.clocks())
     yield judge_disks(nodes, asked.min_free_gib)
@@ -99,7 +99,7 @@ def _all_checks(cluster: "_Cluster", recipe: Recipe, uri: str, asked: argparse.N
     yield _storage(cluster, storage, asked.min_storage_mib_s)
     yield _tracking(cluster, uri)
     with tempfile.TemporaryDirectory(prefix="dvt-doctor-") as folder:
-        yield judge_links(measure_links(recipe.cluster, folder), asked.min_all_reduce_gb_s)
+        yield judge_links(measure_links(recipe.cluster, folder, asked.timeout), asked.min_all_reduce_gb_s)
 
 
 def _storage(cluster: "_Cluster", storage: str, min_mib_s: float) -> Verdict:

@@ -14,17 +14,19 @@ from dvt.cli.doctor_rules import LinkSpeed
 from dvt.config import ClusterConfig
 from dvt.train.failures import told_error
 from dvt.train.ray_network import PinnedConfig
+from dvt.train.ray_room import count_room, told_need
 
 NUM_BYTES = 64 * 2**20  # as a few buckets of gradients
 _NUM_WARMUPS, _NUM_ROUNDS = 2, 8
 
 
-def measure_links(cluster: ClusterConfig, folder: str) -> LinkSpeed | str | None:
+def measure_links(cluster: ClusterConfig, folder: str, timeout_s: float) -> LinkSpeed | str | None:
     """All-reduce between as many workers as a run has.
 
     Args:
         cluster: What the run asks for.
         folder: A folder of the driver's node for Ray Train's own notes.
+        timeout_s: How long workers may take to join, and to answer one another.
 
     Returns:
         The speed; None where there is one worker; or what went wrong.
@@ -36,15 +38,22 @@ def measure_links(cluster: ClusterConfig, folder: str) -> LinkSpeed | str | None
         needed = cluster.most_workers * each
         if needed > free.get(name, 0):  # Ray Train would wait for it
             return f"{cluster.most_workers} workers need {needed:g} {name}, of which {free.get(name, 0):g} are free now"
+    if (room := count_room(cluster)) < cluster.most_workers:
+        return f"{cluster.most_workers} workers need {told_need(cluster)} each, for which nodes have room {room} times"
     answer: Any = ray.remote(_Answer).options(num_cpus=0).remote()
     trainer = TorchTrainer(
         _work,
         train_loop_config={"answer": answer},
-        torch_config=PinnedConfig(),
+        torch_config=PinnedConfig(timeout_s=max(1, int(timeout_s))),
         scaling_config=ray_train.ScalingConfig(
             num_workers=cluster.most_workers, use_gpu=cluster.use_gpu, resources_per_worker=cluster.worker_resources
         ),
-        run_config=ray_train.RunConfig(name="links", storage_path=folder),
+        run_config=ray_train.RunConfig(
+            name="links",
+            storage_path=folder,
+            # Else it tries without end. Ray 2.60 shows mypy another class.
+            failure_config=ray_train.FailureConfig(controller_failure_limit=0),  # type: ignore[call-arg]
+        ),
     )
     try:
         trainer.fit()

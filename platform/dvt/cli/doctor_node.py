@@ -10,6 +10,7 @@ import secrets
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from dvt.data.s3_failures import STORAGE_FAILURES, why_failed
 PACKAGES = ("ray", "torch", "torchvision", "timm", "mlflow", "optuna", "numpy", "pyarrow", "s3fs")
 _GPU_QUERY = ("index", "name", "driver_version", "memory.used", "memory.total")
 _ANSWER_TIMEOUT_S = 10
+_TRIES = 2  # of a request to a bucket: a storage that is away is to be told, not waited for
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,11 @@ class NodeProbe:
         Args:
             address: The address by which Ray knows the node.
             ray_gpus: How many GPUs Ray hands out there.
-            folders: Where there must be room; one that is not there yet counts as the nearest that is.
+            folders: Where there must be room, besides the node's folder for temporary files; one that is not there yet
+                counts as the nearest that is.
         """
-        free = {folder: shutil.disk_usage(_existing(Path(folder))).free / 2**30 for folder in folders}
+        all_folders = dict.fromkeys((tempfile.gettempdir(), *folders))
+        free = {folder: shutil.disk_usage(_existing(Path(folder))).free / 2**30 for folder in all_folders}
         return NodeHealth(socket.gethostname(), address, _versions(), free, _gpus(), ray_gpus)
 
     def now(self) -> float:
@@ -104,7 +108,7 @@ class NodeProbe:
         """
         content = secrets.token_bytes(num_bytes)  # nothing on the way can compress it
         try:
-            filesystem, root = open_filesystem(storage)
+            filesystem, root = open_filesystem(storage, _TRIES)
             filesystem.makedirs(root, exist_ok=True)
             start = time.perf_counter()
             filesystem.pipe_file(f"{root}/{name}", content)
@@ -119,7 +123,7 @@ class NodeProbe:
     def missing(self, storage: str, names: Sequence[str]) -> list[str] | str:
         """Which files are not to be seen from here in the runs' storage; or what went wrong."""
         try:
-            filesystem, root = open_filesystem(storage)
+            filesystem, root = open_filesystem(storage, _TRIES)
             return [name for name in names if not filesystem.exists(f"{root}/{name}")]
         except STORAGE_FAILURES as error:
             return _told(error)
@@ -127,7 +131,7 @@ class NodeProbe:
     def remove(self, storage: str, name: str) -> None:
         """Take away what `store` wrote, if it is there."""
         try:
-            filesystem, root = open_filesystem(storage)
+            filesystem, root = open_filesystem(storage, _TRIES)
             if filesystem.exists(f"{root}/{name}"):
                 filesystem.rm_file(f"{root}/{name}")
         except STORAGE_FAILURES:
@@ -172,7 +176,12 @@ def _existing(folder: Path) -> Path:
     return folder if folder.exists() or folder == folder.parent else _existing(folder.parent)
 
 
-def local_folders(storage: str) -> tuple[str, ...]:
-    """The folders of a node that a run fills: Ray's, the system's for temporary files, and the runs' own."""
-    ray_folder = os.environ.get("RAY_TMPDIR", "/tmp/ray")
-    return (ray_folder, *(() if "://" in storage else (storage,)))
+def local_folders(storage: str, cache: str | None) -> tuple[str, ...]:
+    """The folders of a node that a run fills, besides that for temporary files: Ray's, the runs' and the images' own.
+
+    Args:
+        storage: `run.storage_path`.
+        cache: `data.cache_dir`.
+    """
+    places = (os.environ.get("RAY_TMPDIR", "/tmp/ray"), storage.removeprefix("file://"), cache)
+    return tuple(place for place in places if place is not None and "://" not in place)

@@ -41,11 +41,12 @@ class PatientS3FileSystem(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has 
         s3fs.core.set_custom_error_handler(is_passing)
 
 
-def open_filesystem(address: str) -> tuple[Any, str]:
+def open_filesystem(address: str, tries: int = FILESYSTEM_TRIES) -> tuple[Any, str]:
     """The file system of an address, and the path there.
 
     Args:
         address: A path or an address of any kind that fsspec knows.
+        tries: How often a request to a bucket is made, in this process, until it succeeds.
 
     Raises:
         ImportError: If there is no such kind of address, or the package for it is not installed.
@@ -55,6 +56,7 @@ def open_filesystem(address: str) -> tuple[Any, str]:
         filesystem = PatientS3FileSystem(
             use_listings_cache=False, skip_instance_cache=True, **_settings(NUM_CONNECTIONS)
         )
+        filesystem.retries = tries
         return filesystem, str(filesystem._strip_protocol(address))
     try:
         filesystem, path = fsspec.core.url_to_fs(address, use_listings_cache=False)

@@ -12,7 +12,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
-import ray
 from ray import train as ray_train
 from ray import tune
 from ray.tune.execution import class_cache
@@ -25,6 +24,7 @@ from dvt.search.ray_trial import ENDS_SEARCH, FAILED, run_trial
 from dvt.search.space import Space
 from dvt.search.study import Candidate, CandidateStudy
 from dvt.train.errors import CheckpointError, TrainingError
+from dvt.train.ray_room import count_room, told_need
 from dvt.train.scratch import scratch_folder
 from dvt.train.storage import RunFolder
 
@@ -103,13 +103,9 @@ def room_for(cluster: ClusterConfig, reading: int = 0) -> int:
     Raises:
         TrainingError: If it is none.
     """
-    need = cluster.worker_resources
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    workers = sum(min(int(node.get(name, 0) / amount + 1e-9) for name, amount in need.items()) for node in nodes)
-    workers = min(workers, int(sum(node.get("CPU", 0) for node in nodes) / (need["CPU"] + reading) + 1e-9))
+    workers = count_room(cluster, reading)
     if workers < cluster.most_workers:
-        told = ", ".join(f"{amount:g} {name}" for name, amount in need.items())
-        told += " and 1 CPU to read images" * reading
+        told = told_need(cluster, reading)
         raise TrainingError(
             f"the cluster must have room for the {cluster.most_workers} workers of a trial with {told} each, got room "
             f"for {workers}; add nodes or lower base.cluster.num_workers"

@@ -1,6 +1,7 @@
 """What a node tells of itself: this one, and one whose `nvidia-smi` is a script of ours."""
 
 import socket
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ def test_health_of_this_machine(tmp_path: Path) -> None:
     health = NodeProbe().health("10.0.0.1", 0.0, (str(tmp_path / "not" / "yet"),))
     assert health.told == f"{socket.gethostname()} (10.0.0.1)"
     assert health.versions["ray"].count(".") == 2
-    assert next(iter(health.free_gib.values())) > 0
+    assert list(health.free_gib) == [tempfile.gettempdir(), str(tmp_path / "not" / "yet")]
+    assert all(gib > 0 for gib in health.free_gib.values())
 
 
 def test_gpus_as_the_driver_tells_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,5 +63,26 @@ def test_servers_are_reached_or_not() -> None:
 
 def test_folders_that_fill(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_TMPDIR", "/scratch/ray")
-    assert local_folders("/runs") == ("/scratch/ray", "/runs")
-    assert local_folders("s3://b/runs") == ("/scratch/ray",)
+    assert local_folders("/runs", None) == ("/scratch/ray", "/runs")
+    assert local_folders("s3://b/runs", "/cache") == ("/scratch/ray", "/cache")
+    assert local_folders("file:///runs", None) == ("/scratch/ray", "/runs")
+
+
+def test_a_bucket_that_is_away_is_told_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run asks again for a minute and more; a node that looks would be taken for one that hangs."""
+    tried: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        tried.append(seconds)
+
+    with socket.socket() as server:  # bound and not listening: nobody is there
+        server.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        monkeypatch.setattr("s3fs.core.asyncio.sleep", sleep)
+        told = NodeProbe().store("s3://bucket/runs", "x", 10)
+        NodeProbe().remove("s3://bucket/runs", "x")
+    assert isinstance(told, str)
+    assert "does not answer" in told
+    assert sum(tried) < 5

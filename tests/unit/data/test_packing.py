@@ -220,7 +220,7 @@ def test_a_link_to_what_is_no_image_is_not_packed(tmp_path: Path) -> None:
     assert str(told.value) == f"{link} must be an image, got another file; take it out and pack again"
     link.unlink()
     link.symlink_to(next((root / "train" / "bee").iterdir()))  # as a set that was put together by links
-    assert pack(images, tmp_path / "packed", packing("tar"))
+    assert pack(images, tmp_path / "again", packing("tar"))
 
 
 def test_a_full_disk_is_told_of(images: FolderFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
