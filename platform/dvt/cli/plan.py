@@ -1,18 +1,20 @@
 """`dvt plan --nodes N --gpus G`: predicts what training a recipe takes on a cluster, before anybody pays for one."""
 
 import argparse
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from dvt.config import ConfigError, Problem, Recipe, load_recipe, to_dict
 from dvt.models import VARIANTS
 from dvt.models.told_amounts import told_macs
-from dvt.train.plan import Epoch, Nodes, image_s, memory_bytes, plan_epoch, scales, training_macs
+from dvt.train.plan import Epoch, Nodes, image_s, memory_bytes, plan_epoch, savings, scales, training_macs
 from dvt.train.plan_hardware import GPUS, Assumptions, usual
 
 _DEFAULT = "dvt_t2t_vit_14"
@@ -31,7 +33,7 @@ def main(words: Sequence[str]) -> int:
     place = _place(asked)
     epoch = plan_epoch(recipe, place, given)
     console = Console()
-    console.print(_told(recipe, place, epoch, asked))
+    console.print(_told(recipe, place, epoch, savings(recipe, place, given), asked))
     console.print(_over_scales(recipe, place, given))
     console.print(_taken_for_granted(recipe, place, given, asked.gpu))
     return 0
@@ -77,8 +79,8 @@ def _place(asked: argparse.Namespace) -> Nodes:
     if asked.gpu not in GPUS:
         problems.append(Problem("--gpu", f"must be a kind of GPU, got {asked.gpu!r}; choose from {', '.join(GPUS)}"))
     price = asked.price_per_gpu_hour
-    if price is not None and not price >= 0:
-        problems.append(Problem("--price-per-gpu-hour", f"must be at least 0, got {price:g}"))
+    if price is not None and not 0 <= price < math.inf:
+        problems.append(Problem("--price-per-gpu-hour", f"must be a number of at least 0, got {price:g}"))
     if problems:
         raise ConfigError(problems)
     return Nodes(nodes=asked.nodes, gpus=asked.gpus, gpu=GPUS[asked.gpu])
@@ -96,7 +98,7 @@ def _assumptions(asked: argparse.Namespace, recipe: Recipe) -> Assumptions:
     return Assumptions(**values)
 
 
-def _told(recipe: Recipe, place: Nodes, epoch: Epoch, asked: argparse.Namespace) -> Table:
+def _told(recipe: Recipe, place: Nodes, epoch: Epoch, saved: Mapping[str, float], asked: argparse.Namespace) -> Table:
     """What is predicted, a line each."""
     table = Table(show_header=False, box=None, pad_edge=False, title_justify="left")
     table.title = f"{recipe.name} on {place.nodes} x {place.gpus} {asked.gpu}"
@@ -110,7 +112,8 @@ def _told(recipe: Recipe, place: Nodes, epoch: Epoch, asked: argparse.Namespace)
     table.add_row("cost", "add --price-per-gpu-hour" if price is None else f"{gpu_hours * price:,.0f}")
     table.add_row("images a step", f"{train.micro_batch_size * train.grad_accum_steps * place.total:,}")
     table.add_row("memory a GPU", f"{memory:.1f} of {has:g} GB{'' if memory < has else ': too little'}")
-    table.add_row("limited by", epoch.ranked[0])
+    first = next(iter(saved))
+    table.add_row("limited by", f"{first}, of which half would save {100 * saved[first]:.0f} % of the time")
     table.add_row(
         "time goes to", ", ".join(f"{name} {100 * epoch.parts[name] / epoch.seconds:.1f} %" for name in epoch.ranked)
     )
@@ -118,9 +121,10 @@ def _told(recipe: Recipe, place: Nodes, epoch: Epoch, asked: argparse.Namespace)
 
 
 def _over_scales(recipe: Recipe, place: Nodes, given: Assumptions) -> Table:
-    """The same on 8 to 1,024 GPUs; efficiency is images/s a GPU beside those of one GPU."""
+    """The same on 8 to 1,024 GPUs; efficiency is images/s a GPU beside those of one GPU, limits as `savings` are."""
     alone = plan_epoch(recipe, Nodes(nodes=1, gpus=1, gpu=place.gpu), given).images_per_s
-    table = Table(title="the same on other numbers of GPUs", title_justify="left")
+    title = "the same on other numbers of GPUs"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))  # for 80 columns
     for name in ("GPUs", "a step", "images/s", "hours", "efficiency", "limited by", "then by"):
         table.add_column(name, justify="left" if name.endswith("by") else "right", no_wrap=True)
     each_step = recipe.train.micro_batch_size * recipe.train.grad_accum_steps
@@ -129,15 +133,15 @@ def _over_scales(recipe: Recipe, place: Nodes, given: Assumptions) -> Table:
             table.add_row(f"{other.total:,}", f"{other.total * each_step:,}", *"-" * 5)
             continue
         epoch = plan_epoch(recipe, other, given)
-        first, second = epoch.ranked[:2]
+        (first, most), (second, less), *_ = savings(recipe, other, given).items()
         table.add_row(
             f"{other.total:,}",
             f"{other.total * each_step:,}",
             f"{epoch.images_per_s:,.0f}",
             f"{recipe.optimizer.total_epochs * epoch.seconds / 3600:,.1f}",
             f"{100 * epoch.images_per_s / other.total / alone:.1f} %",
-            first,
-            f"{second} {100 * epoch.parts[second] / epoch.seconds:.0f} %",
+            f"{first} {100 * most:.0f} %",
+            f"{second} {100 * less:.0f} %",
         )
     return table
 

@@ -7,7 +7,7 @@ what was measured. Nothing here runs anything.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 from dvt.config import ConfigError, Problem, Recipe
@@ -77,7 +77,7 @@ class Epoch:
 
     @property
     def ranked(self) -> tuple[str, ...]:
-        """What the time goes to, most first: the first is what limits."""
+        """What the time goes to, most first."""
         return tuple(sorted(self.parts, key=self.parts.__getitem__, reverse=True))
 
 
@@ -90,8 +90,12 @@ def plan_epoch(recipe: Recipe, place: Nodes, given: Assumptions) -> Epoch:
         given: What is taken for granted.
 
     Raises:
-        ConfigError: If there are too many GPUs for one step an epoch.
+        ConfigError: If there are too many GPUs for one step an epoch, or products are not to be in bfloat16.
     """
+    if recipe.train.amp == "off":
+        raise ConfigError(
+            [Problem("train.amp", "must be auto in a plan, which knows rates of bfloat16 alone, got off")]
+        )
     micro, accum = recipe.train.micro_batch_size, recipe.train.grad_accum_steps
     steps = given.train_images // (micro * accum * place.total)
     if steps == 0:
@@ -115,10 +119,46 @@ def plan_epoch(recipe: Recipe, place: Nodes, given: Assumptions) -> Epoch:
         gradients_s=steps * exchange_s,
         images_s=steps * starved_s + first_batch_s,
         measuring_s=_measuring_s(recipe, place, given),
-        checkpoint_s=_checkpoint_s(recipe, given, training_s),
+        checkpoint_s=_checkpoints_s(recipe, given, training_s, steps),
         images=steps * micro * accum * place.total,
         steps=steps,
     )
+
+
+def savings(recipe: Recipe, place: Nodes, given: Assumptions) -> dict[str, float]:
+    """What limits an epoch: the share of its time that would be saved if a part cost half, most first.
+
+    That is not what most of the time goes to: computing and launching hide one another, and so do both and reading.
+    """
+    whole, gpu = plan_epoch(recipe, place, given), place.gpu
+    faster = replace(place, gpu=replace(gpu, tflops=2 * gpu.tflops, slowness=gpu.slowness / 2))
+    linked = replace(place, gpu=replace(gpu, link_gb_s=2 * gpu.link_gb_s))
+    halved = {
+        "GPU": plan_epoch(recipe, faster, given),
+        "launches": plan_epoch(recipe, place, replace(given, launch_ms=given.launch_ms / 2)),
+        "stragglers": plan_epoch(recipe, place, replace(given, jitter=given.jitter / 2)),
+        "gradients": plan_epoch(
+            recipe,
+            linked,
+            replace(
+                given,
+                network_gbit_s=2 * given.network_gbit_s,
+                link_latency_us=given.link_latency_us / 2,
+                network_latency_us=given.network_latency_us / 2,
+            ),
+        ),
+        "images": plan_epoch(
+            recipe,
+            place,
+            replace(given, images_per_core_s=2 * given.images_per_core_s, storage_gbit_s=2 * given.storage_gbit_s),
+        ),
+        "checkpoint": plan_epoch(
+            recipe, place, replace(given, disk_mb_s=2 * given.disk_mb_s, upload_mb_s=2 * given.upload_mb_s)
+        ),
+    }
+    saved = {name: 1 - epoch.seconds / whole.seconds for name, epoch in halved.items()}
+    saved["measuring"] = whole.measuring_s / 2 / whole.seconds
+    return dict(sorted(saved.items(), key=lambda each: each[1], reverse=True))
 
 
 def training_macs(recipe: Recipe) -> int:
@@ -184,9 +224,15 @@ def memory_bytes(recipe: Recipe) -> float:
 
 
 def scales(place: Nodes, most: int = 1024) -> Sequence[Nodes]:
-    """8, 16, ... GPUs in nodes like these; fewer than fill one stand in one node."""
-    counts = [2**power for power in range(3, most.bit_length()) if 2**power % min(place.gpus, 2**power) == 0]
-    return [Nodes(nodes=max(1, count // place.gpus), gpus=min(place.gpus, count), gpu=place.gpu) for count in counts]
+    """8, 16, ... GPUs in nodes like these; fewer than fill one stand in one node.
+
+    Nodes whose number of GPUs is no power of two stay whole: one of them, two, four, ...
+    """
+    if place.gpus & (place.gpus - 1):
+        nodes = [2**power for power in range(most.bit_length()) if 2**power * place.gpus <= most]
+        return [replace(place, nodes=count) for count in nodes]
+    counts = [2**power for power in range(3, most.bit_length())]
+    return [replace(place, nodes=max(1, count // place.gpus), gpus=min(place.gpus, count)) for count in counts]
 
 
 def _measuring_s(recipe: Recipe, place: Nodes, given: Assumptions) -> float:
@@ -198,7 +244,8 @@ def _measuring_s(recipe: Recipe, place: Nodes, given: Assumptions) -> float:
     return max(overlapped_s(launching_s, computing_s), images / read_per_s(place, given))
 
 
-def _checkpoint_s(recipe: Recipe, given: Assumptions, training_s: float) -> float:
-    """Seconds that training waits for a checkpoint: until it is on disk, and for an upload longer than an epoch."""
-    megabytes = checkpoint_bytes(recipe) / 1e6
-    return megabytes / given.disk_mb_s + max(0.0, megabytes / given.upload_mb_s - training_s)
+def _checkpoints_s(recipe: Recipe, given: Assumptions, training_s: float, steps: int) -> float:
+    """Seconds that an epoch waits for its checkpoints: until they are on disk, and until the one before is uploaded."""
+    megabytes, every = checkpoint_bytes(recipe) / 1e6, recipe.train.checkpoint_every_steps
+    count = 1 if every is None else 1 + (steps - 1) // every
+    return count * (megabytes / given.disk_mb_s + max(0.0, megabytes / given.upload_mb_s - training_s / count))

@@ -1,5 +1,7 @@
 """What is taken for granted of images, and what cannot be."""
 
+from dataclasses import replace
+
 import pytest
 
 from dvt.config import AugmentConfig, ConfigError, DataConfig, Recipe
@@ -15,6 +17,7 @@ def recipe_of(**data: object) -> Recipe:
 def test_imagenet_with_and_without_rand_augment() -> None:
     assert usual(recipe_of()) == {
         "other_ms": 0.54,
+        "launch_ms": pytest.approx(165),
         "cores_per_gpu": 4,
         "train_images": 1_271_167,  # 10,000 are held out
         "images_per_core_s": 384,
@@ -22,10 +25,16 @@ def test_imagenet_with_and_without_rand_augment() -> None:
     plain = AugmentConfig(rand_augment=None)
     assert usual(recipe_of(augment=plain, loader_workers=0)) == {
         "other_ms": 0.54,
+        "launch_ms": pytest.approx(165),
         "cores_per_gpu": 1,  # the training process reads
         "train_images": 1_271_167,
         "images_per_core_s": 625,
     }
+
+
+def test_fewer_blocks_have_less_to_launch() -> None:
+    one = replace(VARIANTS["dvt_t2t_vit_14"], stages=VARIANTS["dvt_t2t_vit_14"].stages[-1:])
+    assert usual(replace(recipe_of(), cascade=one))["launch_ms"] == pytest.approx(55)
 
 
 def test_scenes_were_not_measured() -> None:
