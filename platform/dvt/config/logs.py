@@ -142,10 +142,6 @@ def _start(log_format: LogFormat) -> "_ErrorStream":
     logging.setLogRecordFactory(_record)
     handler = _ErrorStream()
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
-    if log_format == "json":  # each of these writes to the error stream by itself, and hands nothing on
-        for name in _TALKERS:
-            for theirs in logging.getLogger(name).handlers:
-                theirs.setFormatter(handler.formatter)
     return handler
 
 
@@ -164,6 +160,12 @@ def _record(*args: Any, **kwargs: Any) -> logging.LogRecord:
     """A record that knows its process's fields and tells no secret, whichever handler writes it."""
     record = _make_record(*args, **kwargs)
     record.dvt = dict(_known)
+    talker = record.name.partition(".")[0]
+    if _chosen == "json" and talker in _TALKERS:
+        # It writes to the error stream by itself and hands nothing on; it may have been imported a moment ago.
+        for handler in logging.getLogger(talker).handlers:
+            if not isinstance(handler.formatter, JsonFormatter):
+                handler.setFormatter(JsonFormatter())
     try:
         told = record.getMessage()
     except (TypeError, ValueError):  # arguments that do not fit; whoever writes the record tells so

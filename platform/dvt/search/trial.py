@@ -137,6 +137,7 @@ def train_alone(recipe: Recipe, folder: RunFolder, keeper: FrontKeeper, report: 
         keeper: Measures each epoch.
         report: Told each epoch's metrics once its checkpoint is kept; may end the process.
     """
+    bind(rank=0, world_size=1)
     data = open_data(recipe.data, recipe.cascade)
     reporter = FolderReporter(folder, lambda metrics, step: report(metrics) if "hypervolume" in metrics else None)
     train_cascade(recipe, data, Worker(trial_device(recipe)), reporter, keeper.start_clock())

@@ -223,3 +223,20 @@ def test_what_nobody_caught_tells_no_secret(log_format: str) -> None:
     assert done.returncode == 1
     trace = json.loads(done.stderr)["traceback"] if log_format == "json" else done.stderr
     assert trace.strip().splitlines()[-1] == "ValueError: at s3://***@bucket, ***"
+
+
+def test_a_library_that_is_imported_later_writes_json_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """As Optuna and MLflow do: a handler of their own, and nothing handed on."""
+    logs.start_worker_json()
+    logs.bind(rank=3, trial=7)
+    logger = logging.getLogger("optuna")
+    before = list(logger.handlers), logger.propagate
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("[%(levelname)s] %(message)s"))
+    logger.handlers, logger.propagate = [handler], False
+    try:
+        logging.getLogger("optuna.study").warning("a trial was kept")
+    finally:
+        logger.handlers, logger.propagate = before
+    (record,) = told(capsys)
+    assert (record["message"], record["rank"], record["trial"]) == ("a trial was kept", 3, 7)
