@@ -58,6 +58,8 @@ class TeamServer:
             "MLFLOW_HOST": "127.0.0.1",
             "MLFLOW_PORT": str(self.port),
             "MLFLOW_WORKERS": "1",
+            "MLFLOW_SERVER_ALLOWED_HOSTS": f"127.0.0.1:{self.port},mlflow.example",  # as a proxy before it is called
+            "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": "https://mlflow.example",
             "DVT_MLFLOW_DEFAULT_PERMISSION": "NO_PERMISSIONS",
         }
 

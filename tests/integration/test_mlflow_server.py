@@ -143,6 +143,27 @@ def test_gates_that_race_move_an_alias_once(server: TeamServer, user: Any) -> No
     assert roll_back(server.uri, "raced", "champion").target == "1"
 
 
+@pytest.mark.parametrize(
+    ("host", "origin", "status"),
+    [
+        ("mlflow.example", "https://mlflow.example", 200),  # a browser on the server's own pages, through a proxy
+        ("mlflow.example", "https://elsewhere.example", 403),
+        ("elsewhere.example", "https://mlflow.example", 403),
+    ],
+)
+def test_browsers_get_in_from_the_servers_own_pages_alone(
+    server: TeamServer, host: str, origin: str, status: int
+) -> None:
+    answer = requests.post(
+        f"{server.uri}/ajax-api/2.0/mlflow/runs/search",
+        json={"experiment_ids": ["0"]},
+        headers={"Host": host, "Origin": origin},
+        auth=(ADMIN, server.password),
+        timeout=30,
+    )
+    assert answer.status_code == status, answer.text
+
+
 def _make_user(server: TeamServer, name: str, password: str) -> None:
     """As the administrator does it; MLflow's own client of this would import its whole server."""
     answer = requests.post(
