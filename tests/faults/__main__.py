@@ -9,6 +9,7 @@ import contextlib
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ from tests.integration.site import Site, running_site
 # Who holds which rank is asked of Ray; each step is told when it is taken, else those of two seconds at once.
 ENV = {"RAY_TRAIN_ENABLE_STATE_TRACKING": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
 
-OTHER_SEEDS = 1, 2  # the recipe's is 0
+OTHER_SEEDS = 1, 2, 3, 4  # the recipe's is 0
 
 FAILURES = (AssertionError, OSError, subprocess.SubprocessError, psutil.Error, MlflowException)
 
@@ -42,7 +43,12 @@ def main() -> int:
     names = asked.names or list(FAULTS)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # which ends the servers, too
     rows: list[Measured] = []
-    with running_site(3, ENV) as site:
+    with (
+        tempfile.TemporaryDirectory(
+            prefix="dvt-faults-"
+        ) as spool,  # metrics wait there, not on the disk that is filled
+        running_site(3, ENV | {"DVT_SPOOL": spool}) as site,
+    ):
         print(site.hosts.told, flush=True)
         undisturbed = {epochs: _train(site, epochs) for epochs in {FAULTS[name].epochs for name in names}}
         passing = {FAULTS[name].epochs for name in names if FAULTS[name].passes_over}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import psutil
 
 from tests.faults.process import SMALL_DISK_BYTES, beset, kill, run_python
-from tests.faults.training import EPOCHS, Training
+from tests.faults.training import EPOCHS, LONG_EPOCHS, Training
 from tests.integration.hosts import RayHost
 
 AT_STEP = 18  # three steps after a checkpoint, four into the second epoch
@@ -214,14 +214,14 @@ FAULTS: Mapping[str, Fault] = {
     "head-killed": Fault(kill_head),
     "host-joins": Fault(host_joins),
     "host-leaves": Fault(host_leaves, hosts=4),
-    "hosts-come-and-go": Fault(hosts_come_and_go, words=("--cluster.num-workers", "[1, 3]"), epochs=12),
+    "hosts-come-and-go": Fault(hosts_come_and_go, words=("--cluster.num-workers", "[1, 3]"), epochs=LONG_EPOCHS),
     "link-cut": Fault(cut_link),
     "s3-busy": Fault(s3_busy),
     "s3-slow": Fault(s3_slow),
     "disk-full": Fault(disk_full, has_small_disks=True),
     "loss-nan": Fault(few_bad_losses, passes_over=True),
     "loss-stays-nan": Fault(bad_losses, passes_over=True),
-    "straggler": Fault(straggler),
+    "straggler": Fault(straggler, epochs=LONG_EPOCHS),
 }
 
 

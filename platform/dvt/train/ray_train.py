@@ -202,7 +202,11 @@ class _SinkCallback(UserCallback):
         if checkpoint is not None:
             keep_snapshot(self._folder)
         for row in rows_of(metrics[0]):
-            self._sink.log_metrics(row["metrics"] | self._meter.add(row["metrics"]), row["step"], row["time_ms"])
+            try:
+                self._sink.log_metrics(row["metrics"] | self._meter.add(row["metrics"]), row["step"], row["time_ms"])
+            except RuntimeError as error:  # the sink's, in one sentence
+                again = "run the same command again to go on from the last checkpoint"
+                raise TrainingError(f"{error}; {again}") from error
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         for error in worker_exceptions.values():
