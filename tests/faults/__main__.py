@@ -44,9 +44,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # which ends the servers, too
     rows: list[Measured] = []
     with (
-        tempfile.TemporaryDirectory(
-            prefix="dvt-faults-"
-        ) as spool,  # metrics wait there, not on the disk that is filled
+        tempfile.TemporaryDirectory(prefix="dvt-faults-") as spool,  # not on the disk that is filled
         running_site(3, ENV | {"DVT_SPOOL": spool}) as site,
     ):
         print(site.hosts.told, flush=True)
