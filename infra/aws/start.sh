@@ -11,6 +11,7 @@ unset OMP_NUM_THREADS PYTHONWARNINGS
 set -a
 . "$folder/job.env"
 set +a
-export PATH=$folder/venv/bin:$PATH RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0  # a job's `python` is this one
+export PATH=$folder/venv/bin:$PATH  # a job's `python` is this one
+export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_JOB_STOP_WAIT_TIME_S=30  # time for a last checkpoint
 ray stop
 ray start "$@"

@@ -148,7 +148,7 @@ def test_commands_that_start_ray_run(cluster: dict[str, Any], who: str, tmp_path
     else:
         assert "address=10.0.0.5:6379" in told
     inherited = dict(line.split("=", 1) for line in (tmp_path / "env").read_text().splitlines() if "=" in line)
-    assert inherited["RAY_AUTH_MODE"] == "token"
+    assert (inherited["RAY_AUTH_MODE"], inherited["RAY_JOB_STOP_WAIT_TIME_S"]) == ("token", "30")
     assert inherited["MLFLOW_TRACKING_URI"] == "https://mlflow.example"
     assert not {"OMP_NUM_THREADS", "PYTHONWARNINGS"} & set(inherited)
 

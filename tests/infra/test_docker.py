@@ -49,7 +49,7 @@ def test_images_run_as_nobody_special_and_hold_no_secret() -> None:
         users = [words for kind, words in stages()[name] if kind == "USER"]
         assert users[-1] == "10001"
     settings = " ".join(words for kind, words in LINES if kind in ("ENV", "ARG"))
-    assert "RAY_AUTH_MODE=token" in settings
+    assert {"RAY_AUTH_MODE=token", "RAY_JOB_STOP_WAIT_TIME_S=30"} <= set(settings.split())
     assert not re.search("(?i)secret|password|key=|auth_token", settings)
 
 
