@@ -141,8 +141,8 @@ def _shards(images: FolderFiles, order: Rows, shard_bytes: int) -> Iterator[tupl
         for image in images.read(order[start : start + _READ_AT_ONCE].tolist()):
             if image.problem:
                 raise DataError(f"{image.name} cannot be read ({image.problem}); put it right and pack again")
-            if image.content and not is_image(image.content):  # as a link to a file that nobody is to have
-                raise DataError(f"{image.name} must be an image, got another file; take it out and pack again")
+            if os.path.islink(image.name) and not is_image(image.content):  # shards may be published
+                raise DataError(f"{image.name} must lead to an image, got another file; take it out and pack again")
             contents.append(image.content)
             size += len(image.content)
             if size >= shard_bytes:

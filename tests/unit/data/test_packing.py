@@ -217,7 +217,7 @@ def test_a_link_to_what_is_no_image_is_not_packed(tmp_path: Path) -> None:
     images, _ = open_class_folders(str(root), DataConfig(root=str(root)))
     with pytest.raises(DataError) as told:
         pack(images, tmp_path / "packed", packing("tar"))
-    assert str(told.value) == f"{link} must be an image, got another file; take it out and pack again"
+    assert str(told.value) == f"{link} must lead to an image, got another file; take it out and pack again"
     link.unlink()
     link.symlink_to(next((root / "train" / "bee").iterdir()))  # as a set that was put together by links
     assert pack(images, tmp_path / "again", packing("tar"))
