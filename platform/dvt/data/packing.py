@@ -141,7 +141,7 @@ def _shards(images: FolderFiles, order: Rows, shard_bytes: int) -> Iterator[tupl
         for image in images.read(order[start : start + _READ_AT_ONCE].tolist()):
             if image.problem:
                 raise DataError(f"{image.name} cannot be read ({image.problem}); put it right and pack again")
-            if os.path.islink(image.name) and not is_image(image.content):  # shards may be published
+            if Path(image.name).is_symlink() and not is_image(image.content):  # shards may be published
                 raise DataError(f"{image.name} must lead to an image, got another file; take it out and pack again")
             contents.append(image.content)
             size += len(image.content)
