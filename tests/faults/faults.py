@@ -218,7 +218,7 @@ FAULTS: Mapping[str, Fault] = {
     "link-cut": Fault(cut_link),
     "s3-busy": Fault(s3_busy),
     "s3-slow": Fault(s3_slow),
-    "disk-full": Fault(disk_full, has_small_disks=True),
+    "disk-full": Fault(disk_full, epochs=LONG_EPOCHS, has_small_disks=True),
     "loss-nan": Fault(few_bad_losses, passes_over=True),
     "loss-stays-nan": Fault(bad_losses, passes_over=True),
     "straggler": Fault(straggler, epochs=LONG_EPOCHS),

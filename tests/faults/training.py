@@ -21,7 +21,7 @@ from tests.integration.site import BUCKET, DIGITS, Site
 
 NUM_WORKERS = 3
 EPOCHS, EVERY = 3, 5  # 14 steps an epoch
-LONG_EPOCHS = 40  # for what Ray, or ours, needs half a minute to notice
+LONG_EPOCHS = 40  # for faults that take longer to be done, or to be noticed, than three
 WAIT_S = 600
 LOSS, TOP1 = "train/loss", "calibration/top1_mean"
 
