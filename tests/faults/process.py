@@ -52,7 +52,8 @@ def beset(ray_host: RayHost, process: int) -> Iterator[None]:
     first = cores.partition(",")[0]
     _run(ray_host, "taskset", "--all-tasks", "--cpu-list", "--pid", first, str(process))
     command = ["taskset", "--cpu-list", first, sys.executable, "-c", SPIN]  # Ray's workers are nicer than these
-    rivals = [subprocess.Popen(command) for _ in range(NUM_RIVALS)]
+    # Each in a session of its own: Linux may share a core among sessions, and processes of one among themselves.
+    rivals = [subprocess.Popen(command, start_new_session=True) for _ in range(NUM_RIVALS)]
     try:
         yield
     finally:
