@@ -98,10 +98,15 @@ class Training:
         """What the newest job printed."""
         return self.logs[-1].read_text()
 
-    def ended(self, timeout_s: float = WAIT_S) -> int:
-        """Wait for the job's end; its exit code."""
+    def ended(self, meanwhile: Callable[[], None] = lambda: None) -> int:
+        """Wait for the job's end, doing something again and again meanwhile; its exit code."""
         assert self.process is not None
-        return self.process.wait(timeout_s)
+        end = time.monotonic() + WAIT_S
+        while self.process.poll() is None:
+            assert time.monotonic() < end, f"the job did not end in {WAIT_S} s:\n{self.text}"
+            meanwhile()
+            time.sleep(0.2)
+        return self.process.returncode
 
     def wait_for(self, is_so: Callable[[], bool], what: str) -> None:
         """Wait until something is so, while the job runs."""
