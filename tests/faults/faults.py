@@ -224,7 +224,7 @@ FAULTS: Mapping[str, Fault] = {
     "disk-full": Fault(disk_full, epochs=LONG_EPOCHS, has_small_disks=True),
     "loss-nan": Fault(few_bad_losses, passes_over=True),
     "loss-stays-nan": Fault(bad_losses, passes_over=True),
-    "straggler": Fault(straggler, epochs=LONG_EPOCHS),
+    "straggler": Fault(straggler, words=("--train.log-every-steps", "10"), epochs=12),  # a step alone tells little
 }
 
 

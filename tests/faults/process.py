@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from tests.integration.hosts import HostCluster, RayHost
 
 SMALL_DISK_BYTES = 64 * 2**20
-NUM_RIVALS = 4
+NUM_RIVALS = 8
 SPIN = "while True: pass"
 
 
