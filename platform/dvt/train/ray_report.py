@@ -103,7 +103,8 @@ class RayReporter:
             ray_train.report(told, checkpoint_upload_mode=CheckpointUploadMode.ASYNC)
             return
         upload = self._upload = _Upload()
-        try:
+        with ExitStack() as unless_handed_over:
+            unless_handed_over.callback(upload.end)  # else nobody would end the wait for it
             mine = upload.scratch.enter_context(scratch_folder()) / checkpoint.name
             shutil.move(checkpoint, mine)  # what stays there is removed when this returns
             ray_train.report(
@@ -112,9 +113,7 @@ class RayReporter:
                 checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
                 checkpoint_upload_fn=lambda local, name: _keep(local, name, upload),
             )
-        except BaseException:  # nobody uploads it, so nobody would end the wait for it
-            upload.end()
-            raise
+            unless_handed_over.pop_all()
 
     def keep(self, folder: Path) -> str:
         """Copy a local folder into the run's own; returns its address there."""

@@ -1,19 +1,18 @@
 """A trial's process: what it tells Tune, and what the study hears of it."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dvt.config import ConfigError, Recipe, RunConfig, to_dict
+from dvt.config import ConfigError, Recipe, to_dict
 from dvt.data import DataError
 from dvt.search import ray_trial
 from dvt.search.ray_trial import ENDS_SEARCH, FAILED, run_trial
 from dvt.search.ray_tune import _Stopper, _StudySearcher
-from dvt.search.record import open_search_folder
 from dvt.search.study import Candidate, CandidateStudy
 from dvt.search.trial import FrontKeeper, trial_folder
 from dvt.train.errors import CheckpointError, TrainingError
@@ -23,14 +22,6 @@ from tests.unit.search.made_up import embedded, epochs_of, front_of
 
 CANDIDATE = embedded().first_points[0]
 TOTAL = CANDIDATE.optimizer.total_epochs
-
-
-@pytest.fixture
-def search(tmp_path: Path) -> Iterator[RunFolder]:
-    folder = open_search_folder(embedded(), RunConfig(storage_path=str(tmp_path)))
-    yield folder
-    assert folder.lock is not None
-    folder.lock.close()
 
 
 @pytest.fixture

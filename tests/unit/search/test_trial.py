@@ -2,19 +2,19 @@
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dvt.config import Recipe, RunConfig, load_recipe
+from dvt.config import Recipe, load_recipe
 from dvt.exits import ExitScores, hypervolume
 from dvt.models import macs_per_exit
 from dvt.search.choices import BudgetRange
 from dvt.search.objective import validation_front
-from dvt.search.record import open_search_folder, read_search, space_tree
+from dvt.search.record import read_search, space_tree
 from dvt.search.trial import FrontKeeper, checkpoint_name, exit_costs, read_epochs, train_alone, trial_folder
 from dvt.train.storage import RunFolder
 from tests.unit.search.made_up import ROOT, embedded
@@ -32,14 +32,6 @@ def recipe() -> Recipe:
     words += " --train.micro-batch-size 32 --train.ema-decay 0.9 --optimizer.epochs 3 --optimizer.warmup-epochs 0"
     words += " --cluster.num-workers 1"
     return load_recipe(ROOT / "jobs" / "recipes" / "embedded.yaml", words.split())
-
-
-@pytest.fixture
-def search(tmp_path: Path) -> Iterator[RunFolder]:
-    folder = open_search_folder(embedded(), RunConfig(storage_path=str(tmp_path)))
-    yield folder
-    assert folder.lock is not None
-    folder.lock.close()
 
 
 def keeper_of(folder: RunFolder, recipe: Recipe) -> FrontKeeper:
