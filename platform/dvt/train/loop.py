@@ -179,7 +179,11 @@ def _wrap(model: nn.Module, worker: Worker) -> nn.Module:
         return model
     # Every parameter takes part in every step, joint or not: no search for unused ones, and a graph that stays.
     devices = [worker.device] if worker.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True, static_graph=True)
+    wrapped = DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True, static_graph=True)
+    # No buffer changes once all have those of the first. Sent again before each forward pass, they cost an exchange,
+    # in which a worker's own time, which names stragglers, would be that of the slowest.
+    wrapped.broadcast_buffers = False
+    return wrapped
 
 
 def _run_epoch(

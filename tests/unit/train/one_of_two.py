@@ -17,10 +17,11 @@ from tests.unit.train.tiny import CPU, RECIPE, MemoryReporter, change, make_data
 # The first epoch is of the backbone, the second joint.
 TWO = change(RECIPE, train={"grad_accum_steps": 2, "log_every_steps": 1, "backbone_epochs": 1}, optimizer={"epochs": 2})
 ONE = change(TWO, train={"micro_batch_size": 8})
+SLOW_RANK, SLOW_S = 1, 0.1
 
 
 def train(rank: int, folder: Path) -> None:
-    """Train as one of the two; a row of metrics a step, and how unreadable images end it, are kept in `folder`."""
+    """Train as one of the two, also where one is slow and where images are unreadable; `folder` keeps what is told."""
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(seconds=60)
     )
@@ -33,8 +34,13 @@ def train(rank: int, folder: Path) -> None:
             train_cascade(TWO, unreadable, worker, MemoryReporter(folder / "none"))
         except DataError as error:
             told = str(error)
-        rows = [[row.step, row.has_checkpoint, row.metrics] for row in reporter.rows]
-        (folder / f"rows_{rank}.json").write_text(json.dumps({"rows": rows, "told": told}))
+        slowed = MemoryReporter(folder / f"slowed_{rank}")
+        slow = make_data(num_train=48, takes_s=SLOW_S if rank == SLOW_RANK else 0)
+        train_cascade(TWO, slow, worker, slowed)
+        rows, paces = (
+            [[row.step, row.has_checkpoint, row.metrics] for row in each.rows] for each in (reporter, slowed)
+        )
+        (folder / f"rows_{rank}.json").write_text(json.dumps({"rows": rows, "told": told, "paces": paces}))
     finally:
         distributed.destroy_process_group()
 

@@ -13,7 +13,7 @@ import torch
 import dvt
 from dvt.train.checkpoint import load_model
 from dvt.train.loop import train_cascade
-from tests.unit.train.one_of_two import ONE, train
+from tests.unit.train.one_of_two import ONE, SLOW_RANK, train
 from tests.unit.train.tiny import WORKER, MemoryReporter, make_data
 
 ROOT = Path(__file__).parents[3]
@@ -70,3 +70,10 @@ def test_each_knows_the_files_that_any_skipped(folder: Path) -> None:
     first, second = (told_by(folder, rank)["told"] for rank in (0, 1))
     assert first == second
     assert first.startswith("16 of 48 training images (33.33%) could not be read, ")  # eight of each, in the first step
+
+
+def test_the_time_in_which_one_waits_for_the_other_is_not_its_own(folder: Path) -> None:
+    rows = [metrics for _, _, metrics in told_by(folder, 0)["paces"]][2:]  # once, DDP's buckets are agreed on
+    assert [metrics["train/slowest_rank"] for metrics in rows] == [SLOW_RANK] * 4
+    assert all(metrics["train/slowest_ratio"] > 1.5 for metrics in rows), rows
+    assert rows[-1]["train/num_stragglers"] == 1

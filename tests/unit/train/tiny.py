@@ -1,6 +1,7 @@
 """A cascade of two stages, images in memory and a reporter in memory: what the tests of training have in common."""
 
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -59,12 +60,13 @@ def change(recipe: Recipe, **parts: Mapping[str, Any]) -> Recipe:
 
 @dataclass(frozen=True)
 class MemoryImages:
-    """An `ImageSet` of noise, some of whose files are told as skipped, or cannot be read at all."""
+    """An `ImageSet` of noise, some of whose files are told as skipped, or cannot be read at all, or that is slow."""
 
     images: Tensor  # (N, c, S, S)
     labels: Tensor  # (N,)
     skipped: Mapping[int, str] = field(default_factory=dict)  # by index, the file that was replaced
     unreadable: frozenset[int] = frozenset()
+    takes_s: float = 0  # of each read
 
     @classmethod
     def noise(cls, count: int, seed: int, **told: Any) -> "MemoryImages":
@@ -78,6 +80,7 @@ class MemoryImages:
     def read(self, indices: Sequence[int], *, epoch: int = 0, seed: int = 0) -> Batch:
         if self.unreadable.intersection(indices):
             raise DataError(f"image {min(self.unreadable.intersection(indices))} cannot be read")
+        time.sleep(self.takes_s)
         skipped = tuple(Skipped(self.skipped[index], "corrupt") for index in indices if index in self.skipped)
         return Batch(self.images[list(indices)], self.labels[list(indices)], skipped)
 
