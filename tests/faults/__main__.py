@@ -21,7 +21,7 @@ from mlflow.exceptions import MlflowException
 from tests.faults.faults import AT_STEP, FAULTS, Fault
 from tests.faults.process import small_disks
 from tests.faults.table import Measured, compared, keep, told
-from tests.faults.training import Training, course
+from tests.faults.training import Length, Training, course
 from tests.integration.site import Site, running_site
 
 # Who holds which rank is asked of Ray; each step is told when it is taken, else those of two seconds at once.
@@ -48,19 +48,20 @@ def main() -> int:
         running_site(3, ENV | {"DVT_SPOOL": spool}) as site,
     ):
         print(site.hosts.told, flush=True)
-        undisturbed = {epochs: _train(site, epochs) for epochs in {FAULTS[name].epochs for name in names}}
-        passing = {FAULTS[name].epochs for name in names if FAULTS[name].passes_over}
-        of_seeds = {epochs: [_train(site, epochs, seed) for seed in OTHER_SEEDS] for epochs in passing}
+        lengths = dict.fromkeys(FAULTS[name].length for name in names)
+        undisturbed = {length: _train(site, length) for length in lengths}
+        passing = dict.fromkeys(FAULTS[name].length for name in names if FAULTS[name].passes_over)
+        of_seeds = {length: [_train(site, length, seed) for seed in OTHER_SEEDS] for length in passing}
         failures = 0
         for name in names:
             print(f"{name} ...", flush=True)
             fault = FAULTS[name]
             try:
-                others = of_seeds[fault.epochs] if fault.passes_over else []
-                rows.append(_measured(site, name, fault, undisturbed[fault.epochs], others))
+                others = of_seeds[fault.length] if fault.passes_over else []
+                rows.append(_measured(site, name, fault, undisturbed[fault.length], others))
                 print(told(rows[-1:]).splitlines()[-1], flush=True)
                 if asked.json is not None:  # each time, as all take an hour
-                    keep(rows, undisturbed, asked.json)
+                    keep(rows, {str(length): run for length, run in undisturbed.items()}, asked.json)
             except FAILURES:  # of one fault; the others are to be seen all the same
                 failures += 1
                 print(f"{name} failed:\n{traceback.format_exc()}", flush=True)
@@ -70,10 +71,10 @@ def main() -> int:
     return int(failures > 0 or not all(row.difference.is_within for row in rows))
 
 
-def _train(site: Site, epochs: int, seed: int = 0) -> dict[str, float]:
+def _train(site: Site, length: Length, seed: int = 0) -> dict[str, float]:
     """The final metrics of an undisturbed run."""
-    print(f"undisturbed, {epochs} epochs, seed {seed} ...", flush=True)
-    training = Training(site, f"undisturbed-{epochs}-{seed}", ("--train.seed", str(seed)), epochs)
+    print(f"undisturbed, {length}, seed {seed} ...", flush=True)
+    training = Training(site, f"undisturbed-{length.epochs}-{seed}", ("--train.seed", str(seed)), length)
     training.submit()
     code = training.ended()
     assert code == 0, training.text
@@ -84,7 +85,7 @@ def _measured(
     site: Site, name: str, fault: Fault, undisturbed: dict[str, float], others: Sequence[dict[str, float]]
 ) -> Measured:
     site.hosts.be(fault.hosts)
-    training = Training(site, name, fault.words, fault.epochs)
+    training = Training(site, name, fault.words, fault.length)
     with small_disks(site.hosts) if fault.has_small_disks else contextlib.nullcontext():
         training.submit()
         training.wait_for_step(AT_STEP)

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import psutil
 
-from tests.faults.process import SMALL_DISK_BYTES, beset, kill, run_python
-from tests.faults.training import EPOCHS, LONG_EPOCHS, Training
+from tests.faults.process import SMALL_DISK_BYTES, kill, run_python, slowed
+from tests.faults.training import LONG, SHORT, SLOW, Length, Training
 from tests.integration.hosts import RayHost
 
-AT_STEP = 18  # three steps after a checkpoint, four into the second epoch
+AT_STEP = 18  # three steps after a checkpoint, and not at the start of an epoch
 OUTAGE_S, CUT_S = 60, 30
 SLOW_S = 1.0  # of each request
 BAD_STEPS = 3
@@ -40,7 +40,7 @@ class Fault:
         do: Does it.
         hosts: How many hosts there are when the run starts.
         words: Options of the run, beside those of all.
-        epochs: Of the run, and of the undisturbed one that it is compared with.
+        length: Of the run, and of the undisturbed one that it is compared with.
         has_small_disks: Whether temporary files are on small disks of their own, which can be filled.
         passes_over: Whether the run takes fewer steps that count, and so ends elsewhere than the undisturbed one: it is
             to be no further from it than undisturbed runs of other seeds.
@@ -49,7 +49,7 @@ class Fault:
     do: Callable[[Training], str]
     hosts: int = 3
     words: tuple[str, ...] = ()
-    epochs: int = EPOCHS
+    length: Length = SHORT
     has_small_disks: bool = False
     passes_over: bool = False
 
@@ -192,19 +192,23 @@ def bad_losses(training: Training) -> str:
     """The loss of one worker is NaN from now on; once that is mended, the job is submitted again."""
     run_python(*training.worker(1), POISON.format(count=10**6))
     assert training.ended() != 0
-    assert "at most 10 steps in a row may have a loss or gradients that are no numbers" in training.text, training.text
+    told = f"at most {BAD_STEPS} steps in a row may have a loss or gradients that are no numbers"
+    assert told in " ".join(training.text.split()), training.text
     kept = training.files("not_finite_")
     assert any("batch_rank_0001" in name for name in kept), kept
     training.submit()
-    return "stopped after 10 steps, the batch is kept; the job is submitted again"
+    return f"stopped after {BAD_STEPS} steps, the batch is kept; the job is submitted again"
 
 
 def straggler(training: Training) -> str:
-    """Other processes take a worker's core, until it is reported."""
+    """A worker gets a fifth of a core, until it is reported."""
+    ray_host, _ = training.worker(1)
+    (worker,) = ray_host.processes("ray::RayTrainWorker")
     begun = time.monotonic()
-    with beset(*training.worker(1)):
+    with slowed(worker):
         training.wait_for(lambda: training.highest("train/num_stragglers") >= 1, "a report")
         taken_s = time.monotonic() - begun
+    assert training.last("train/slowest_rank") == 1
     return f"reported after {taken_s:.0f} s"
 
 
@@ -217,14 +221,14 @@ FAULTS: Mapping[str, Fault] = {
     "head-killed": Fault(kill_head),
     "host-joins": Fault(host_joins),
     "host-leaves": Fault(host_leaves, hosts=4),
-    "hosts-come-and-go": Fault(hosts_come_and_go, words=("--cluster.num-workers", "[1, 3]"), epochs=LONG_EPOCHS),
+    "hosts-come-and-go": Fault(hosts_come_and_go, words=("--cluster.num-workers", "[1, 3]"), length=SLOW),
     "link-cut": Fault(cut_link),
     "s3-busy": Fault(s3_busy),
     "s3-slow": Fault(s3_slow),
-    "disk-full": Fault(disk_full, epochs=LONG_EPOCHS, has_small_disks=True),
+    "disk-full": Fault(disk_full, length=SLOW, has_small_disks=True),
     "loss-nan": Fault(few_bad_losses, passes_over=True),
-    "loss-stays-nan": Fault(bad_losses, passes_over=True),
-    "straggler": Fault(straggler, words=("--train.log-every-steps", "10"), epochs=12),  # a step alone tells little
+    "loss-stays-nan": Fault(bad_losses, words=("--train.max-skipped-steps", str(BAD_STEPS)), passes_over=True),
+    "straggler": Fault(straggler, length=LONG),
 }
 
 

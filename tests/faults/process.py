@@ -1,17 +1,20 @@
-"""What is done to a host: a process killed, given Python to run or kept from its core; its disk made small."""
+"""What is done to a host: a process killed, given Python to run or slowed; its disk made small."""
 
 import contextlib
-import os
 import subprocess
-import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
 
 from tests.integration.hosts import HostCluster, RayHost
 
 SMALL_DISK_BYTES = 64 * 2**20
-NUM_RIVALS = 8
-SPIN = "while True: pass"
+STOPPED_S, RUNNING_S = 0.08, 0.02  # in turns
+RUN_WAIT_S = 60
 
 
 def kill(ray_host: RayHost, process: int) -> None:
@@ -25,43 +28,49 @@ def kill(ray_host: RayHost, process: int) -> None:
 
 
 def run_python(ray_host: RayHost, process: int, code: str) -> None:
-    """Have a running Python process run code between two of its own instructions, by way of gdb.
+    """Have the main thread of a running Python process run code between two of its own instructions, by way of gdb.
 
     Args:
         ray_host: Where it runs.
         process: Its number there.
         code: Run in its module `__main__`.
     """
-    with tempfile.NamedTemporaryFile("w", suffix=".py", dir=ray_host.folder) as file:
-        file.write(code)
-        file.flush()
-        call = f"exec(open('{file.name}').read())"
-        told = _run(
-            ray_host,
-            *("gdb", "--batch", "--nx", "--pid", str(process)),
-            *("-ex", "call (int)PyGILState_Ensure()", "-ex", f'call (int)PyRun_SimpleString("{call}")'),
-            *("-ex", "call (void)PyGILState_Release($1)"),
-        )
-    assert "$2 = 0" in told, f"the code did not run in process {process}:\n{told}"
+    with tempfile.TemporaryDirectory(dir=ray_host.folder) as folder:
+        file, has_run = Path(folder) / "code.py", Path(folder) / "has_run"
+        file.write_text(f"{code}\nopen({str(has_run)!r}, 'w').close()\n")
+        # Added to what the process does next, not done at once: that takes a lock which a stopped thread may hold.
+        call = f"""Py_AddPendingCall((int (*)(void *))&PyRun_SimpleString, "exec(open('{file}').read())")"""
+        told = _run(ray_host, "gdb", "--batch", "--nx", "--pid", str(process), "-ex", f"call (int){call}")
+        assert "$1 = 0" in told, f"process {process} did not take the code:\n{told}"
+        end = time.monotonic() + RUN_WAIT_S
+        while not has_run.exists():
+            assert time.monotonic() < end, f"process {process} did not run the code in {RUN_WAIT_S} s"
+            time.sleep(0.05)
 
 
 @contextlib.contextmanager
-def beset(ray_host: RayHost, process: int) -> Iterator[None]:
-    """Keep a process on the first core, where others take most of the time, while the context lasts."""
-    cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
-    first = cores.partition(",")[0]
-    _run(ray_host, "taskset", "--all-tasks", "--cpu-list", "--pid", first, str(process))
-    command = ["taskset", "--cpu-list", first, sys.executable, "-c", SPIN]  # Ray's workers are nicer than these
-    # Each in a session of its own: Linux may share a core among sessions, and processes of one among themselves.
-    rivals = [subprocess.Popen(command, start_new_session=True) for _ in range(NUM_RIVALS)]
+def slowed(process: psutil.Process) -> Iterator[None]:
+    """Let a process run for a fifth of each tenth of a second only, while the context lasts.
+
+    As on a host whose cores others use, too; there need be no core for these.
+    """
+    has_ended = threading.Event()
+
+    def take_turns() -> None:
+        with contextlib.suppress(psutil.Error):  # it may end
+            while not has_ended.is_set():
+                process.suspend()
+                has_ended.wait(STOPPED_S)
+                process.resume()
+                has_ended.wait(RUNNING_S)
+
+    thread = threading.Thread(target=take_turns, daemon=True)
+    thread.start()
     try:
         yield
     finally:
-        for rival in rivals:
-            rival.kill()
-            rival.wait()
-        with contextlib.suppress(AssertionError, subprocess.CalledProcessError):  # it may have ended
-            _run(ray_host, "taskset", "--all-tasks", "--cpu-list", "--pid", cores, str(process))
+        has_ended.set()
+        thread.join()
 
 
 @contextlib.contextmanager

@@ -87,7 +87,7 @@ def told(rows: Sequence[Measured]) -> str:
     return "\n".join(lines)
 
 
-def keep(rows: Sequence[Measured], undisturbed: Mapping[int, Mapping[str, float]], path: Path) -> None:
-    """Write the rows as JSON, with the final metrics of undisturbed runs by their number of epochs."""
+def keep(rows: Sequence[Measured], undisturbed: Mapping[str, Mapping[str, float]], path: Path) -> None:
+    """Write the rows as JSON, with the final metrics of undisturbed runs by their length."""
     content = {"undisturbed": undisturbed, "faults": [asdict(row) for row in rows]}
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
