@@ -227,7 +227,7 @@ FAULTS: Mapping[str, Fault] = {
     "s3-slow": Fault(s3_slow),
     "disk-full": Fault(disk_full, length=SLOW, has_small_disks=True),
     "loss-nan": Fault(few_bad_losses, passes_over=True),
-    "loss-stays-nan": Fault(bad_losses, passes_over=True),
+    "loss-stays-nan": Fault(bad_losses),
     "straggler": Fault(straggler, length=LONG),
 }
 

@@ -205,13 +205,14 @@ def _run_epoch(
     stepper.model.train()
     sums, skipped = stepper.sums(), set(begun.skipped)
     ends = range(begun.images + images_a_step, len(data.train) + 1, images_a_step)  # images seen after each step
+    is_due = False  # a checkpoint
     for seen in ends:
         stepper.step([next(timed) for _ in range(accum)], sums)
         bind(step=state.step)
         trace.stepped()
         order = worker.notice.after(state.step)
-        is_last, is_kept = seen == ends[-1], _is_due(state.step, recipe.train.checkpoint_every_steps)
-        if is_last or is_kept or _is_due(state.step, recipe.train.log_every_steps) or order != Order.GO_ON:
+        is_last, is_due = seen == ends[-1], is_due or _is_multiple(state.step, recipe.train.checkpoint_every_steps)
+        if is_last or is_due or _is_multiple(state.step, recipe.train.log_every_steps) or order != Order.GO_ON:
             skipped |= gather_skipped(sums.skipped, worker)
             reached = replace(begun, images=seen, skipped=tuple(sorted(skipped)))
             metrics = train_metrics(stepper, sums, timed, worker, watch) | count_skipped(skipped)
@@ -219,8 +220,10 @@ def _run_epoch(
             check_passed_over(stepper, sums, data, reached, worker, reporter.keep)
             if is_last and order == Order.GO_ON:
                 return metrics
-            if is_kept or order != Order.GO_ON:
-                state.position = reached
+            # One waits for the end of a row of steps that change nothing: where the row ends the run, the same command
+            # then takes the row's steps again, rather than going on with what they left undone.
+            if order != Order.GO_ON or (is_due and not state.skipped_in_a_row):
+                state.position, is_due = reached, False
                 _report_checkpoint(metrics, stepper, worker, reporter)
             else:
                 reporter.report(metrics, state.step, checkpoint=None)
@@ -245,7 +248,7 @@ def _batches(recipe: Recipe, data: DataSets, begun: Position, worker: Worker) ->
     )
 
 
-def _is_due(step: int, every: int | None) -> bool:
+def _is_multiple(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
 
 
