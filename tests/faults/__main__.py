@@ -1,7 +1,7 @@
 """`python -m tests.faults [NAME ...]`: one fault after another on a cluster of three hosts, as a table.
 
 Each is done to a run of its own, in the middle of training; an undisturbed run goes first. Ends with code 1 if a run
-did not end as it should. Takes three or four minutes a fault on two cores.
+did not end as it should. Takes two or three minutes a fault on two cores.
 """
 
 import argparse
