@@ -220,7 +220,7 @@ def _run_epoch(
             check_passed_over(stepper, sums, data, reached, worker, reporter.keep)
             if is_last and order == Order.GO_ON:
                 return metrics
-            # One waits for the end of a row of steps that change nothing: where the row ends the run, the same command
+            # A checkpoint waits for the end of a row of bad steps: where the row ends the run, the same command
             # then takes the row's steps again, rather than going on with what they left undone.
             if order != Order.GO_ON or (is_due and not state.skipped_in_a_row):
                 state.position, is_due = reached, False

@@ -23,7 +23,7 @@ def run(
     folder: Path, monkeypatch: pytest.MonkeyPatch, bad: Collection[int] = (), limit: int = 10, worker: Worker = WORKER
 ) -> MemoryReporter:
     """Train where the losses of the steps in `bad`, from 1, are NaN."""
-    reporter, step = MemoryReporter(folder), 0
+    reporter = MemoryReporter(folder)
     with reporter.latest() as latest:
         step = load_checkpoint(latest).step if latest is not None else 0
 
