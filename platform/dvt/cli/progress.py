@@ -7,9 +7,9 @@ import logging
 import re
 import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
 
 import ray
 from ray.exceptions import RayActorError
@@ -32,18 +32,19 @@ class Row:
 
 
 class _QueueSink:
-    """Sends what is logged to the driver."""
+    """Sends what is logged to the driver, in the order of logging."""
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
+        # A thread, as showing must not hold up training; one that waits for each row, as the queue's actor takes those
+        # that are on their way at once in any order.
+        self._sender = ThreadPoolExecutor(max_workers=1)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int, time_ms: int | None = None) -> None:
-        # Not `put`, which waits: showing must not hold up training.
-        actor: Any = self._queue.actor
-        actor.put_nowait.remote(Row(step, dict(metrics)))
+        self._sender.submit(self._queue.put, Row(step, dict(metrics)))
 
     def close(self) -> None:
-        """Nothing is kept back."""
+        self._sender.shutdown()
 
 
 class _BothSinks:
