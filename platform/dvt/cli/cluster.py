@@ -14,7 +14,8 @@ from ray.exceptions import AuthenticationError
 
 import dvt
 from dvt.config import ClusterConfig, ConfigError, Problem
-from dvt.config.logs import chosen_format, worker_hook
+from dvt.config.logs import chosen_format
+from dvt.config.worker_process import worker_hook
 from dvt.train.errors import Terminated
 
 _ACCELERATOR = "accelerator_type:"  # how Ray 2.60 names a node's kind of GPU among its resources

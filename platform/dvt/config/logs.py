@@ -2,7 +2,7 @@
 
 A process says once who it is (`bind`): rank, world size, trial and MLflow run as far as it has them, and the step as it
 goes on; every record of the process then carries them, whichever library wrote it. `start_driver` is called as a
-command begins, `start_worker_text` or `start_worker_json` by Ray in each worker of the job before anything else runs.
+command begins, `start_worker` in each Ray worker of the job before anything else runs (`dvt.config.worker_process`).
 """
 
 import json
@@ -106,23 +106,8 @@ def start_driver(log_format: LogFormat) -> None:
     sys.excepthook = _tell_crash
 
 
-def start_worker_text() -> None:
-    """As `start_worker_json`, in text."""
-    _start_worker("text")
-
-
-def start_worker_json() -> None:
+def start_worker(log_format: LogFormat) -> None:
     """Write this Ray worker's records to its error stream, which Ray keeps in the session's log folder."""
-    _start_worker("json")
-
-
-def worker_hook(log_format: LogFormat) -> str:
-    """What Ray is to call in each worker process, as an import path."""
-    start = start_worker_json if log_format == "json" else start_worker_text
-    return f"{start.__module__}.{start.__name__}"
-
-
-def _start_worker(log_format: LogFormat) -> None:
     handler = _start(log_format)
     logging.getLogger().addHandler(handler)
     # Ray Train 2.60 puts handlers of its own in place of the root's as a training worker begins: ours stay here.

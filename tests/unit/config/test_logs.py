@@ -45,7 +45,7 @@ def told(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
 
 
 def test_a_record_in_json_carries_all_that_is_known(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.start_worker_json()
+    logs.start_worker("json")
     logs.bind(rank=1, world_size=4, trial=7, step=120, run_id="abc")
     logging.getLogger("dvt.data.cache").info("kept %d images", 3)
     (record,) = told(capsys)
@@ -66,7 +66,7 @@ def test_a_record_in_json_carries_all_that_is_known(capsys: pytest.CaptureFixtur
 
 
 def test_a_record_in_text_can_be_read(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.start_worker_text()
+    logs.start_worker("text")
     logs.bind(rank=0, world_size=2, step=5)
     logging.getLogger("dvt.train.loop").info("training goes from step %d to %d", 5, 10)
     (line,) = lines(capsys)
@@ -76,8 +76,8 @@ def test_a_record_in_text_can_be_read(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_other_libraries_warnings_are_told_too_and_each_once(capsys: pytest.CaptureFixture[str]) -> None:
-    for start in (logs.start_worker_json, logs.start_worker_json, lambda: logs.start_driver("json")):
-        start()
+    for start in (logs.start_worker, logs.start_worker, logs.start_driver):
+        start("json")
         logging.getLogger("other.library").warning("slow")
         logging.getLogger("dvt.x").warning("ours")
         assert [(each["logger"], each["message"]) for each in told(capsys)] == [
@@ -102,7 +102,7 @@ def test_libraries_that_write_by_themselves_write_json_too(capsys: pytest.Captur
 
 
 def test_ray_train_may_take_the_roots_handlers_away(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.start_worker_json()
+    logs.start_worker("json")
     logging.config.dictConfig({"version": 1, "disable_existing_loggers": False, "root": {"level": "INFO"}})
     logging.getLogger("dvt.x").info("still here")
     assert [each["message"] for each in told(capsys)] == ["still here"]
@@ -202,11 +202,6 @@ def test_a_format_that_is_none(monkeypatch: pytest.MonkeyPatch, words: list[str]
     assert str(caught.value) == sentence
 
 
-def test_ray_is_told_by_name_what_to_call() -> None:
-    assert logs.worker_hook("json") == "dvt.config.logs.start_worker_json"
-    assert logs.worker_hook("text") == "dvt.config.logs.start_worker_text"
-
-
 CRASH = """
 import os
 from dvt.config import logs
@@ -227,7 +222,7 @@ def test_what_nobody_caught_tells_no_secret(log_format: str) -> None:
 
 def test_a_library_that_is_imported_later_writes_json_too(capsys: pytest.CaptureFixture[str]) -> None:
     """As Optuna and MLflow do: a handler of their own, and nothing handed on."""
-    logs.start_worker_json()
+    logs.start_worker("json")
     logs.bind(rank=3, trial=7)
     logger = logging.getLogger("optuna")
     before = list(logger.handlers), logger.propagate
