@@ -2,29 +2,30 @@
 
 By hand: PYTHONPATH=platform python -m tests.benchmarks.training_machinery [--only ratio|checkpoint|start] [--rounds 5].
 
-`ratio`: the same loop, model, batch and threads on two processes, under Ray Train and under torchrun, taking turns;
-steps a second from the first row of metrics to the last, reporting and all. A third side is torchrun beside a Ray that
-does nothing, which tells what Ray's own processes take from cores that are all busy. Beside the clock it tells the
-processor time of a worker's step, which weighs less what else the machine does. `checkpoint`: one run on two processes
-under Ray Train, in stretches with a row of metrics in the middle; every other one has a checkpoint there. `start`: a
-job submitted to a cluster of its own, with the time of each part of its way.
+`ratio`: the same loop, model, batch and threads on two processes, under Ray Train and under torchrun, which take turns
+of seconds; steps a second, reporting and all. A third turn is torchrun's beside all of the Ray run but its workers,
+which tells what Ray's other processes take from cores that are all busy. Beside the clock it tells the processor time
+of a worker's step. `checkpoint`: one run on two processes under Ray Train, in stretches with a row of metrics in the
+middle; every other one has a checkpoint there. `start`: a job submitted to a cluster of its own, with the time of each
+part of its way.
 """
 
 import argparse
 import json
+import math
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
+import psutil
 import torch
 from torch import distributed
 
@@ -35,27 +36,36 @@ from dvt.train.loop import Reporter, Worker, train_cascade
 from dvt.train.ray_train import train_on_cluster
 from dvt.train.storage import open_run_folder
 from tests.benchmarks.first_step import print_way_to_first_step
-from tests.integration.cluster import ray_environment, running_cluster
+from tests.benchmarks.taking_turns import ROOT, family, started, take_turns
+from tests.integration.cluster import ray_environment
 
-ROOT = Path(__file__).resolve().parents[2]
 NUM_WORKERS = 2
 SLOWEST, DEAREST = 0.98, 0.01  # steps a second beside torchrun; share of an epoch that a checkpoint may cost
-TORCHRUN, BESIDE, RAY = "torchrun", "torchrun beside an idle Ray", "Ray Train"
+MOST_STEPS_PER_S = 20  # no side must come to its end
+TORCHRUN, BESIDE, RAY = "torchrun", "torchrun beside Ray's processes", "Ray Train"
+
+
+class Row(NamedTuple):
+    """When a step was told, by the clock and by the first worker's processor time."""
+
+    step: int
+    at_s: float
+    cpu_s: float
 
 
 @dataclass
 class Recording:
-    """A `Reporter` that notes when rows are told, then hands them on."""
+    """A `Reporter` that writes down when rows are told, then hands them on."""
 
     inner: Reporter
-    rows: list[tuple[int, float, float, bool]] = field(default_factory=list)
+    rows: IO[str]
 
     def latest(self) -> AbstractContextManager[Path | None]:
         return self.inner.latest()
 
     def report(self, metrics: Mapping[str, float], step: int, checkpoint: Path | None) -> None:
         if "epoch" not in metrics:
-            self.rows.append((step, time.perf_counter(), time.process_time(), checkpoint is not None))
+            print(json.dumps([step, time.perf_counter(), time.process_time()]), file=self.rows, flush=True)
         self.inner.report(metrics, step, checkpoint)
 
     def keep(self, folder: Path) -> str:
@@ -83,11 +93,15 @@ class Nowhere:
 
 
 def recorded(out: Path, recipe: Recipe, data: DataSets, worker: Worker, reporter: Reporter) -> None:
-    """`train_cascade`, with the first worker's rows kept as JSON."""
-    recording = Recording(reporter)
-    train_cascade(recipe, data, worker, recording)
-    if worker.rank == 0:
-        out.write_text(json.dumps(recording.rows))
+    """`train_cascade`, with the first worker's rows written to a file, one on a line."""
+    with (out if worker.rank == 0 else Path(os.devnull)).open("w") as rows:
+        train_cascade(recipe, data, worker, Recording(reporter, rows))
+
+
+def rows_in(out: Path) -> list[Row]:
+    """What `recorded` has written so far."""
+    text = out.read_text() if out.exists() else ""
+    return [Row(*json.loads(line)) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 def make_recipe(steps: int, rows: int, width: int, num_workers: int, checkpoint_every_steps: int | None) -> Recipe:
@@ -104,20 +118,22 @@ def make_recipe(steps: int, rows: int, width: int, num_workers: int, checkpoint_
     )
 
 
-def run(side: str, recipe: Recipe) -> list[tuple[int, float, float, bool]]:
-    """Train on one of the three sides; the rows that the first worker told."""
+@contextmanager
+def running(side: str, recipe: Recipe) -> Iterator[tuple[psutil.Process, Path]]:
+    """Train on one of the two sides, while the context lasts; its process, and the file of the first worker's rows."""
     with tempfile.TemporaryDirectory(prefix="dvt-machinery-") as name:
-        out, asked = Path(name, "rows.json"), Path(name, "recipe.json")
+        out, asked, log = Path(name, "rows"), Path(name, "recipe.json"), Path(name, "log")
         stored = replace(recipe, run=replace(recipe.run, storage_path=f"{name}/runs"))
         asked.write_text(json.dumps(to_dict(stored)))
         this = ("-m", "tests.benchmarks.training_machinery", "--side", side, str(asked), str(out))
         torchrun = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={recipe.cluster.num_workers}")
         env = ray_environment(Path(name)) | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "platform")}
-        command = [sys.executable, *(() if side == RAY else torchrun), *this]
-        with running_cluster(num_cpus=NUM_WORKERS) if side == BESIDE else nullcontext():
-            done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-        return [tuple(row) for row in json.loads(out.read_text())]
+        with started([sys.executable, *(() if side == RAY else torchrun), *this], env, log) as process:
+            try:
+                yield process, out
+            except AssertionError:
+                print(log.read_text()[-4000:], file=sys.stderr)
+                raise
 
 
 def one_side(side: str, asked: Path, out: Path) -> None:
@@ -136,31 +152,49 @@ def one_side(side: str, asked: Path, out: Path) -> None:
         distributed.destroy_process_group()
 
 
-def ratio(rounds: int, steps: int, rows: int, width: int, num_workers: int) -> None:
+def ratio(rounds: int, turn_s: float, steps: int, width: int, num_workers: int) -> None:
     """Steps a second under Ray Train beside those under torchrun."""
+    rows = math.ceil(rounds * turn_s * MOST_STEPS_PER_S / steps)
     recipe = make_recipe(steps, rows, width, num_workers, None)
-    rates: dict[str, list[tuple[float, float]]] = {TORCHRUN: [], BESIDE: [], RAY: []}
-    for index in range(rounds):
-        for side in list(rates) if index % 2 == 0 else reversed(rates):
-            first, *_, last = run(side, recipe)
-            taken = last[0] - first[0]
-            rates[side].append((taken / (last[1] - first[1]), taken / (last[2] - first[2])))
-            print(
-                f"  {side}: {rates[side][-1][0]:.2f} steps/s, {1e3 / rates[side][-1][1]:.1f} ms CPU a step", flush=True
-            )
+    with running(RAY, recipe) as (ray_train, ray_rows), running(TORCHRUN, recipe) as (torchrun, torch_rows):
+        while not (rows_in(ray_rows) and rows_in(torch_rows)):
+            assert all(each.status() != psutil.STATUS_ZOMBIE for each in (ray_train, torchrun)), "a side has ended"
+            time.sleep(1)
+        ray_only = partial(family, ray_train)
+        torch_only = partial(family, torchrun)
+        whose = {RAY: ray_only, BESIDE: lambda: torch_only() | _without_workers(ray_only()), TORCHRUN: torch_only}
+        turns = take_turns(whose, rounds, turn_s)
+        told = {RAY: rows_in(ray_rows), BESIDE: rows_in(torch_rows), TORCHRUN: rows_in(torch_rows)}
+    rates: dict[str, list[tuple[float, float]]] = {name: [] for name in whose}
+    for name, begun, ended in turns:
+        first, *_, last = [row for row in told[name] if begun < row.at_s < ended]
+        taken = last.step - first.step
+        rates[name].append((taken / (last.at_s - first.at_s), taken / (last.cpu_s - first.cpu_s)))
+    for name, both in rates.items():
+        clock, cpu = (statistics.median(each[place] for each in both) for place in (0, 1))
+        print(f"  {name}: {clock:.2f} steps/s, {1e3 / cpu:.1f} ms CPU a step")
     for one, other in ((RAY, TORCHRUN), (RAY, BESIDE), (BESIDE, TORCHRUN)):
         for place, name in enumerate(("by the clock", "by a worker's processor time")):
             ratios = [mine[place] / its[place] for mine, its in zip(rates[one], rates[other], strict=True)]
-            spread = f"from {min(ratios):.3f} to {max(ratios):.3f}"
+            error = statistics.stdev(ratios) / math.sqrt(rounds)
             bar = f" (bar {SLOWEST})" if (one, other) == (RAY, TORCHRUN) else ""
-            print(f"{one} / {other}, {name}: {statistics.median(ratios):.3f}, {spread}{bar}")
+            print(
+                f"{one} / {other}, {name}: mean {statistics.mean(ratios):.3f} with a standard error of {error:.3f}, "
+                f"median {statistics.median(ratios):.3f}, from {min(ratios):.3f} to {max(ratios):.3f}{bar}"
+            )
+
+
+def _without_workers(processes: set[psutil.Process]) -> set[psutil.Process]:
+    return {each for each in processes if not each.cmdline()[0].startswith("ray::RayTrainWorker")}
 
 
 def checkpoint(pairs: int, steps: int, width: int) -> None:
     """What a checkpoint costs the loop: stretches of `steps` with one in the middle beside those before them."""
     half = steps // 2
-    rows = run(RAY, make_recipe(half, 4 * pairs + 2, width, NUM_WORKERS, 4 * half))
-    told_s = {step // half: at for step, at, _, _ in rows}  # the odd ones bound stretches
+    recipe = make_recipe(half, 4 * pairs + 2, width, NUM_WORKERS, 4 * half)
+    with running(RAY, recipe) as (process, out):
+        assert process.wait() == 0, "the run has failed"
+        told_s = {row.step // half: row.at_s for row in rows_in(out)}  # the odd ones bound stretches
     bounds = range(1, 4 * pairs, 4)
     without = [told_s[index + 2] - told_s[index] for index in bounds]
     costs = [told_s[index + 4] - told_s[index + 2] - free for index, free in zip(bounds, without, strict=True)]
@@ -177,8 +211,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=("ratio", "checkpoint", "start"))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=50, help="of a row of `ratio`")
-    parser.add_argument("--rows", type=int, default=5, help="of a round of `ratio`")
+    parser.add_argument("--steps", type=int, default=10, help="of a row of `ratio`")
+    parser.add_argument("--turn-s", type=float, default=25, help="seconds of a turn of `ratio`")
     parser.add_argument("--epoch-steps", type=int, default=300, help="of a stretch of `checkpoint`")
     parser.add_argument("--workers", type=int, default=NUM_WORKERS, help="of `ratio`; one leaves Ray a core of two")
     parser.add_argument("--width", type=int, default=64, help="of the embedded cascade")
@@ -190,7 +224,7 @@ def main() -> None:
     load = os.getloadavg()[0]
     print(f"torch {torch.__version__}, {os.cpu_count()} cores, load {load:.1f}", flush=True)
     parts: dict[str, Any] = {
-        "ratio": partial(ratio, asked.rounds, asked.steps, asked.rows, asked.width, asked.workers),
+        "ratio": partial(ratio, asked.rounds, asked.turn_s, asked.steps, asked.width, asked.workers),
         "checkpoint": partial(checkpoint, asked.rounds, asked.epoch_steps, asked.width),
         "start": partial(print_way_to_first_step, asked.rounds),
     }
