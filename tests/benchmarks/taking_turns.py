@@ -4,13 +4,12 @@ Turns of seconds tell a small difference on a machine whose speed changes from m
 the other do not.
 """
 
-import contextlib
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -69,5 +68,5 @@ def _stop(found: Callable[[], set[psutil.Process]], spared: set[psutil.Process])
 
 def _send(processes: set[psutil.Process], number: int) -> None:
     for process in processes:
-        with contextlib.suppress(ProcessLookupError):
+        with suppress(ProcessLookupError):
             os.kill(process.pid, number)

@@ -167,7 +167,11 @@ def ratio(rounds: int, turn_s: float, steps: int, width: int, num_workers: int) 
         told = {RAY: rows_in(ray_rows), BESIDE: rows_in(torch_rows), TORCHRUN: rows_in(torch_rows)}
     rates: dict[str, list[tuple[float, float]]] = {name: [] for name in whose}
     for name, begun, ended in turns:
-        first, *_, last = [row for row in told[name] if begun < row.at_s < ended]
+        within = [row for row in told[name] if begun < row.at_s < ended]
+        assert len(within) > 1, (
+            f"a turn must hold two rows: raise --turn-s from {turn_s:g} or lower --steps from {steps}"
+        )
+        first, last = within[0], within[-1]
         taken = last.step - first.step
         rates[name].append((taken / (last.at_s - first.at_s), taken / (last.cpu_s - first.cpu_s)))
     for name, both in rates.items():
@@ -176,7 +180,7 @@ def ratio(rounds: int, turn_s: float, steps: int, width: int, num_workers: int) 
     for one, other in ((RAY, TORCHRUN), (RAY, BESIDE), (BESIDE, TORCHRUN)):
         for place, name in enumerate(("by the clock", "by a worker's processor time")):
             ratios = [mine[place] / its[place] for mine, its in zip(rates[one], rates[other], strict=True)]
-            error = statistics.stdev(ratios) / math.sqrt(rounds)
+            error = statistics.stdev(ratios) / math.sqrt(rounds) if rounds > 1 else math.nan
             bar = f" (bar {SLOWEST})" if (one, other) == (RAY, TORCHRUN) else ""
             print(
                 f"{one} / {other}, {name}: mean {statistics.mean(ratios):.3f} with a standard error of {error:.3f}, "
